@@ -1,0 +1,87 @@
+package events
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Event is a fact that a service announces. A type becomes an event by
+// embedding Base and being defined with Define.
+//
+// The interface is closed: only types that embed Base satisfy it.
+type Event interface {
+	// Key orders events: those with the same key are handled in the order they
+	// were published. Promoted from Base it is the user id; a type overrides it
+	// to be ordered by something else. "" means no order is asked for.
+	Key() string
+
+	base() Base
+}
+
+// Base holds the fields that every event has on the wire. An event type embeds
+// it. The bus fills what a publisher leaves empty, except UserID and Metadata.
+type Base struct {
+	// ID identifies the event: it stays the same through every retry, failover
+	// and redelivery. Defaults to a new UUIDv7. Preset it (at most 200 bytes)
+	// to publish the same fact twice safely.
+	ID string `json:"event_id,omitzero"`
+	// Type defaults to the name given to Define, and may be nothing else.
+	Type string `json:"event_type,omitzero"`
+	// Timestamp is when the fact happened. Defaults to now. It is written in
+	// UTC with six decimals; one read without a zone is UTC.
+	Timestamp time.Time `json:"timestamp,omitzero"`
+	// TraceID defaults to the trace id of the publishing context's span, as 32
+	// hexadecimal digits. On the wire "" is null.
+	TraceID string `json:"trace_id,omitzero"`
+	// UserID is whom the fact is about, and the default key. On the wire "" is
+	// null.
+	UserID string `json:"user_id,omitzero"`
+	// Metadata is free for the application. On the wire nil is {}.
+	Metadata map[string]any `json:"metadata,omitzero"`
+	// Version of the type's schema. Defaults to the version given to Define,
+	// and may be nothing else when publishing. On the wire 1 is left out.
+	Version int `json:"event_version,omitzero"`
+}
+
+// Key returns the user id: events about one user are handled in order.
+func (b Base) Key() string { return b.UserID }
+
+func (b Base) base() Base      { return b }
+func (b *Base) setBase(n Base) { *b = n }
+
+// BaseOf returns the common fields of e.
+func BaseOf(e Event) Base { return e.base() }
+
+// NewID returns a new UUIDv7 (RFC 9562): unique, and ordered by the time it
+// was made to about a millisecond.
+func NewID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		// crypto/rand does not fail on any system Go 1.24 and later runs on: it
+		// ends the program instead.
+		panic(err)
+	}
+	return id.String()
+}
+
+// settable is what a pointer to an event type offers through its Base.
+type settable interface {
+	Event
+	setBase(Base)
+}
+
+// Defaulter is implemented by an event type (on its pointer) that fills fields
+// of its own before it is published, after Base has been filled. It changes the
+// copy that is published, never the publisher's value.
+type Defaulter interface {
+	SetDefaults()
+}
+
+// Validator is implemented by an event type that has rules beyond required
+// fields. Validate is called before publishing, never when reading: what
+// another service has already said is handled as it is. The error must not
+// quote the event's data; it is logged.
+type Validator interface {
+	Validate() error
+}
