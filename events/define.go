@@ -73,7 +73,8 @@ var (
 //
 // Fields of T tagged `event:"required"` (also inside nested structs) must be set
 // when publishing (strings, maps, slices, pointers and times not empty) and
-// present and not null when reading.
+// present and not null when reading. Tagged `event:"present"`, a field may be
+// empty when publishing.
 func Define[T Event](name string, opts ...Option) *Definition {
 	t := reflect.TypeFor[T]()
 	fail := func(format string, a ...any) {

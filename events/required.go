@@ -11,10 +11,11 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// requiredField is one field tagged `event:"required"`.
+// requiredField is one field tagged `event:"required"` or `event:"present"`.
 type requiredField struct {
 	index []int
 	path  []string // JSON names from the event down
+	empty bool     // "present": a publisher may leave it empty
 }
 
 var baseType = reflect.TypeFor[Base]()
@@ -40,8 +41,12 @@ func appendRequired(out []requiredField, t reflect.Type, index []int, path []str
 		default:
 			names = append(names, name)
 		}
-		if f.Tag.Get("event") == "required" {
-			out = append(out, requiredField{index: at, path: names})
+		switch rule := f.Tag.Get("event"); rule {
+		case "":
+		case "required", "present":
+			out = append(out, requiredField{index: at, path: names, empty: rule == "present"})
+		default:
+			panic(fmt.Sprintf("field %s: tag event:%q: want required or present", f.Name, rule))
 		}
 		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() != "time" {
 			out = appendRequired(out, f.Type, at, names)
@@ -62,6 +67,9 @@ func (d *Definition) checkSet(s settable) error {
 	}
 	v := reflect.ValueOf(s).Elem()
 	for _, f := range d.required {
+		if f.empty {
+			continue
+		}
 		fv := v.FieldByIndex(f.index)
 		switch fv.Kind() {
 		case reflect.String, reflect.Map, reflect.Slice:
