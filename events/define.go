@@ -24,11 +24,13 @@ type Definition struct {
 	fresh    func() settable
 	value    func(settable) Event // the struct itself, as handlers take it
 	required []requiredField
+	open     bool // may write members that only its values know
 	upcasts  map[int]Upcaster
 }
 
 // Upcaster rewrites the JSON object of an event from one schema version to the
-// next. It must not keep or change body, and need not set event_version.
+// next. It must not keep or change body, and need not set event_version. Its
+// error must not quote the body; those of JSON libraries are rewritten.
 type Upcaster func(body []byte) ([]byte, error)
 
 // Option sets a property of an event type.
@@ -90,8 +92,8 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	for _, o := range opts {
 		o(d)
 	}
-	if name == "" || len(name) > 200 || strings.ContainsAny(name, " \t\r\n") {
-		fail("want a name of 1 to 200 bytes without spaces")
+	if !validType(name) {
+		fail("want a name of 1 to %d visible ASCII characters", maxTypeBytes)
 	}
 	if !validTopic(d.Topic) {
 		fail("topic %q: want events.Topic with 1 to 200 bytes of a-z A-Z 0-9 . _ -", d.Topic)
@@ -104,7 +106,15 @@ func Define[T Event](name string, opts ...Option) *Definition {
 			fail("upcast from version %d: want 1 to %d", from, d.Version-1)
 		}
 	}
-	d.required = requiredFields(t)
+	hides, open := ownNames(t)
+	if hides != "" {
+		fail("a field has the JSON name %q, which is one of events.Base", hides)
+	}
+	d.open = open
+	var err error
+	if d.required, err = requiredFields(t); err != nil {
+		fail("%v", err)
+	}
 	d.fresh = func() settable { return any(new(T)).(settable) }
 	d.value = func(s settable) Event { return *any(s).(*T) }
 	d.clone = func(e Event) settable {
@@ -140,6 +150,14 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	next.byName[name], next.byType[t] = d, d
 	current.Store(next)
 	return d
+}
+
+// maxTypeBytes bounds an event type's name.
+const maxTypeBytes = 200
+
+func validType(s string) bool {
+	return s != "" && len(s) <= maxTypeBytes &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func validTopic(s string) bool {

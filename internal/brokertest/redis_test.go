@@ -81,6 +81,7 @@ func TestRedisWithTLSAndUsers(t *testing.T) {
 }
 
 func TestSentinelPromotesTheReplica(t *testing.T) {
+	t.Parallel()
 	s := brokertest.StartRedisSentinel(t)
 	c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: s.Master, SentinelAddrs: []string{s.Sentinel.Addr}})
 	defer c.Close()
@@ -101,6 +102,7 @@ func TestSentinelPromotesTheReplica(t *testing.T) {
 }
 
 func TestClusterSharesTheKeys(t *testing.T) {
+	t.Parallel()
 	cluster := brokertest.StartRedisCluster(t)
 	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs})
 	defer c.Close()
