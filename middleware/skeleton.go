@@ -128,6 +128,7 @@ type RetryPolicy struct {
 	Initial, Max   time.Duration
 	MaxElapsed     time.Duration
 	AttemptTimeout time.Duration
+	Sleep func(context.Context, time.Duration) error
 }
 type Metrics struct{}
 
