@@ -52,6 +52,10 @@ const (
 	HeaderMalformed = "eb_malformed"
 	// HeaderTargetGroup limits a redriven message to one consumer group.
 	HeaderTargetGroup = "eb_target_group"
+	// HeaderGeneration is set on a message that an operator sends to its group
+	// again (redrive, replay, reset): another value each time, so that it is not
+	// taken for a duplicate of the first delivery.
+	HeaderGeneration = "eb_generation"
 
 	// Poison: why and where a message was given up. Every one of the message's
 	// own headers stays beside them.

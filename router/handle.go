@@ -137,29 +137,30 @@ func (t *topicHandlers) chainOf(h *handler) message.HandlerFunc {
 	if timeout == 0 {
 		timeout = r.cfg.Timeout
 	}
-	var inner []message.HandlerMiddleware
-	if timeout > 0 {
-		inner = append(inner, middleware.Timeout(timeout))
-	}
+	var limits []message.HandlerMiddleware
 	if h.cfg.Breaker != nil {
 		b := *h.cfg.Breaker
 		if b.Name == "" {
 			b.Name = h.name
 		}
-		inner = append(inner, middleware.CircuitBreaker(b))
+		limits = append(limits, middleware.CircuitBreaker(b))
 	}
 	if h.cfg.PerSecond > 0 {
-		inner = append(inner, middleware.Throttle(h.cfg.PerSecond, max(h.cfg.Burst, 1)))
+		limits = append(limits, middleware.Throttle(h.cfg.PerSecond, max(h.cfg.Burst, 1)))
 	}
 	if h.cfg.Concurrency > 0 {
-		inner = append(inner, middleware.Concurrency(h.cfg.Concurrency))
+		limits = append(limits, middleware.Concurrency(h.cfg.Concurrency))
+	}
+	if timeout > 0 {
+		limits = append(limits, middleware.Timeout(timeout))
 	}
 	return wrap(h.call,
 		r.with(middleware.PieceDeduplicate, middleware.Deduplicate(r.cfg.Marks, r.log)),
 		r.with(middleware.PiecePoison, middleware.Poison(r.parts.Poison, r.log)),
 		r.with(middleware.PieceRetry, middleware.Retry(retry, r.log)),
+		limits,
 		r.with(middleware.PieceRecover, middleware.Recover()),
-		inner, r.cfg.Inner, h.cfg.Inner)
+		r.cfg.Inner, h.cfg.Inner)
 }
 
 // with returns the piece, or nothing when it is left out.
