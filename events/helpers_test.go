@@ -33,7 +33,6 @@ type orderPlaced struct {
 	Free   any            `json:"free,omitzero"`
 	Later  time.Time      `json:"later,omitzero"`
 	Ignore string         `json:"-" event:"required"`
-	hidden string
 }
 
 // simple has nothing of its own.

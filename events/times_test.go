@@ -45,3 +45,26 @@ func TestParseTime(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseTime(f *testing.F) {
+	for _, s := range []string{"2025-01-07T12:34:56.123456", "2025-01-07 12:34:56+00:00", "2025-01-07T12:34Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.9999999-23:59"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := events.ParseTime(s)
+		if err != nil {
+			if !got.IsZero() {
+				t.Errorf("%q: %v with %v", s, got, err)
+			}
+			return
+		}
+		text := events.FormatTime(got)
+		if text != got.Format(events.TimeLayout) || len(text) != len(events.TimeLayout) {
+			t.Errorf("%q: written %q, package time writes %q", s, text, got.Format(events.TimeLayout))
+		}
+		again, err := events.ParseTime(text)
+		if err != nil || !again.Equal(got.Truncate(time.Microsecond)) {
+			t.Errorf("%q: written %q, read as %v, %v", s, text, again, err)
+		}
+	})
+}
