@@ -2,7 +2,6 @@ package bus
 
 import (
 	"log/slog"
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,8 +86,6 @@ type Config struct {
 	TracerProvider trace.TracerProvider `env:"-"`
 	// Propagator for trace context in metadata. Defaults to W3C Trace Context and Baggage.
 	Propagator propagation.TextMapPropagator `env:"-"`
-	// HTTPClient fetches OAuth tokens. Defaults to a client with a timeout of 10s.
-	HTTPClient *http.Client `env:"-"`
 
 	// PublishMiddleware stands between metrics and retry on the publish path: it
 	// sees each publish once, with trace context already in the metadata.
@@ -109,6 +106,10 @@ type RedisConfig struct {
 	Username string `env:"MESSAGING_REDIS_USERNAME"`
 	// Password; wins over the URL's.
 	Password Secret `env:"MESSAGING_REDIS_PASSWORD"`
+	// ACL user at the Sentinels.
+	SentinelUsername string `env:"MESSAGING_REDIS_SENTINEL_USERNAME"`
+	// Password at the Sentinels.
+	SentinelPassword Secret `env:"MESSAGING_REDIS_SENTINEL_PASSWORD"`
 	// PEM file with the authorities that may sign the server's certificate.
 	// Defaults to the system's.
 	TLSCAFile string `env:"MESSAGING_REDIS_TLS_CA"`
@@ -158,9 +159,13 @@ type KafkaConfig struct {
 	// Compression of produced batches: none, gzip, snappy, lz4 or zstd. Defaults to
 	// snappy.
 	Compression string `env:"KAFKA_COMPRESSION_TYPE"`
+	// Copies of a created topic, 1 to 32767. Defaults to what the brokers are set
+	// to, or as many as there are brokers, at most 3.
+	ReplicationFactor int `env:"KAFKA_TOPIC_REPLICATION_FACTOR"`
 	// How keys choose partitions: consistent_random (librdkafka's default: CRC32
-	// of the key, random without one), murmur2_random (Java's), fnv1a_random.
-	// Producers of one topic should agree. Defaults to consistent_random.
+	// of the key, random without one), murmur2_random (Java's), fnv1a_random
+	// (sarama's), round_robin (ignores keys, keeps no order). Producers of one
+	// topic should agree. Defaults to consistent_random.
 	Partitioner string `env:"KAFKA_PARTITIONER"`
 	// How a group's members share partitions: cooperative-sticky, sticky, range
 	// or roundrobin. Members of one group must know a common one: librdkafka's

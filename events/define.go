@@ -85,7 +85,7 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	if t.Kind() != reflect.Struct {
 		fail("want a struct type that embeds events.Base")
 	}
-	if _, ok := any(new(T)).(settable); !ok {
+	if !embedsBase(t) {
 		fail("want events.Base embedded by value")
 	}
 	d := &Definition{Type: name, Version: 1, GoType: t}
@@ -150,6 +150,22 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	next.byName[name], next.byType[t] = d, d
 	current.Store(next)
 	return d
+}
+
+// embedsBase reports whether t has a Base that is there as soon as a t is: not
+// behind a pointer, however deep it is embedded.
+func embedsBase(t reflect.Type) bool {
+	f, ok := t.FieldByName("Base")
+	if !ok || !f.Anonymous || f.Type != baseType {
+		return false
+	}
+	for _, i := range f.Index {
+		if t.Kind() != reflect.Struct {
+			return false
+		}
+		t = t.Field(i).Type
+	}
+	return true
 }
 
 // maxTypeBytes bounds an event type's name.

@@ -29,7 +29,7 @@ type MarkKey [16]byte
 // be handled twice.
 type Marks interface {
 	// Claim takes key for the caller, or tells that it need not. While another
-	// claim for the same body is live it waits, until that one is done or
+	// claim on key is live, for whatever body, it waits until that one is done or
 	// released, its lease runs out, or ctx ends. body is a hash of the event's
 	// body.
 	Claim(ctx context.Context, key MarkKey, body uint64) (Claim, error)
@@ -65,7 +65,7 @@ const (
 	Claimed ClaimState = iota
 	// AlreadyDone: the event was handled.
 	AlreadyDone
-	// OtherBody: the key is claimed or done for another body.
+	// OtherBody: the key is done, for another body.
 	OtherBody
 )
 

@@ -87,9 +87,8 @@ func (s *markShard) claim(key MarkKey, body uint64) (Claim, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c, ok := s.live[key]; ok {
-		if c.body != body {
-			return Claim{State: OtherBody}, nil
-		}
+		// Also for another body: were that one's claim released after this one went
+		// its own way, the key would be free and this event be handled again.
 		if c.settled == nil {
 			c.settled = make(chan struct{})
 			s.live[key] = c

@@ -59,9 +59,9 @@ func (p RetryPolicy) try(ctx context.Context, next PublishFunc, start, now time.
 	if dl, ok := ctx.Deadline(); ok && !end.Before(dl) {
 		return next(ctx, topic, msgs...) // the caller's own bound is the nearer
 	}
-	ctx, cancel := context.WithDeadlineCause(ctx, end, errAttemptTimeout)
-	defer cancel()
-	return next(ctx, topic, msgs...)
+	tctx := withTryDeadline(ctx, end)
+	defer tctx.stop()
+	return next(tctx, topic, msgs...)
 }
 
 func (p RetryPolicy) retryPublish(ctx context.Context, next PublishFunc, start time.Time, topic string, msgs []*message.Message, err error) error {

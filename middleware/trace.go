@@ -62,6 +62,28 @@ type resolvedPropagator struct {
 	from, use propagation.TextMapPropagator
 }
 
+func newTracing(t Tracing) *tracing {
+	// OpenTelemetry's place holders pass on to what is set later: asking the
+	// globals each time finds that, and costs nothing while nothing is set.
+	if isPlaceholder(t.Provider) {
+		t.Provider = nil
+	}
+	if isPlaceholder(t.Propagator) {
+		t.Propagator = nil
+	}
+	return &tracing{Tracing: t}
+}
+
+// isPlaceholder knows OpenTelemetry's globals before they are set. Their types
+// are internal.
+func isPlaceholder(v any) bool {
+	switch fmt.Sprintf("%T", v) {
+	case "*global.tracerProvider", "*global.textMapPropagator":
+		return true
+	}
+	return false
+}
+
 func (t *tracing) tracer() *resolvedTracer {
 	p := t.Provider
 	if p == nil {
@@ -77,14 +99,13 @@ func (t *tracing) tracer() *resolvedTracer {
 	return r
 }
 
-// isNoop knows OpenTelemetry's own no-op provider, and the place holder that is
-// the global one until another is set. (The place holder's type is internal.)
+// isNoop knows OpenTelemetry's own no-op provider, and the place holder.
 func isNoop(p trace.TracerProvider) bool {
 	switch p.(type) {
 	case noop.TracerProvider, *noop.TracerProvider:
 		return true
 	}
-	return fmt.Sprintf("%T", p) == "*global.tracerProvider"
+	return isPlaceholder(p)
 }
 
 var w3c = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
@@ -101,7 +122,7 @@ func (t *tracing) propagator() propagation.TextMapPropagator {
 		return r.use
 	}
 	r := &resolvedPropagator{from: p, use: p}
-	if fmt.Sprintf("%T", p) == "*global.textMapPropagator" {
+	if isPlaceholder(p) {
 		r.use = w3c
 	}
 	t.propagators.Store(r)
@@ -155,7 +176,7 @@ func (t *tracing) inject(ctx context.Context, msgs []*message.Message) {
 // sent, and outside the rest: one span covers every try, and a message keeps its
 // trace context through all of them.
 func TracePublish(t Tracing) Publish {
-	tr := &tracing{Tracing: t}
+	tr := newTracing(t)
 	return func(next PublishFunc) PublishFunc {
 		return func(ctx context.Context, topic string, msgs ...*message.Message) error {
 			r := tr.tracer()
@@ -211,7 +232,7 @@ func (t *tracing) sendAttributes(topic string, msgs []*message.Message) []attrib
 //
 // It stands right inside Guard, so that its span covers all that happens.
 func Trace(t Tracing) message.HandlerMiddleware {
-	tr := &tracing{Tracing: t}
+	tr := newTracing(t)
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		return func(msg *message.Message) ([]*message.Message, error) {
 			r := tr.tracer()

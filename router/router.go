@@ -78,7 +78,6 @@ type Router struct {
 	cfg    Config
 	log    *slog.Logger
 	wm     *message.Router
-	quiet  *wlog.Adapter
 	topics map[string]*topicHandlers
 	names  map[string]bool
 	errs   []error // what Handle had to complain about; Run returns it
@@ -105,12 +104,11 @@ func New(b *bus.Bus, group string, cfg ...Config) (*Router, error) {
 		return nil, fmt.Errorf("router.New(%q): %w", group, err)
 	}
 	r.log = r.parts.Log.With("group", group)
-	r.quiet = wlog.New(r.log)
 	wm, err := message.NewRouter(message.RouterConfig{
 		// Watermill's own bound must never fire before ours: it would cut short
-		// handlers that we are still waiting for.
-		CloseTimeout: r.cfg.DrainTimeout + time.Minute,
-	}, r.quiet)
+		// handlers that we are still waiting for. A handler that ignores its context is left behind then.
+		CloseTimeout: r.cfg.DrainTimeout + 5*time.Second,
+	}, wlog.New(r.log))
 	if err != nil {
 		return nil, fmt.Errorf("router.New(%q): %w", group, err)
 	}
@@ -212,8 +210,12 @@ func (r *Router) Run(ctx context.Context) error {
 	for topic, t := range r.topics {
 		r.wm.AddConsumerHandler(r.group+"/"+topic, topic, stock, t.handle)
 	}
+	// Watermill's router is told to stop by a context of its own. That alone ends
+	// nothing: it waits for its channels to close, which Drain brings about.
+	told, tell := context.WithCancel(base)
+	defer tell()
 	ran := make(chan error, 1)
-	go func() { ran <- r.wm.Run(base) }()
+	go func() { ran <- r.wm.Run(told) }()
 
 	select {
 	case err := <-ran: // never started, or every subscription ended by itself
@@ -221,27 +223,16 @@ func (r *Router) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	r.log.Info("router stopping: waiting for running handlers", "timeout", r.cfg.DrainTimeout.String())
-	return r.stop(sub, cancel, ran)
-}
-
-// stop drains, then closes. The order is the point: Watermill's own Close
-// cancels the contexts of running handlers first, and their messages come again.
-func (r *Router) stop(sub driver.Subscriber, cancel context.CancelCauseFunc, ran <-chan error) error {
-	// Watermill's router ends when its channels do, which Drain brings about; told
-	// to close first, it takes that for the stop it is and not for a fault.
-	closed := make(chan error, 1)
-	go func() { closed <- r.wm.Close() }()
-
+	tell()
+	// Drain first, cancel last. Watermill's own Close cancels the contexts of
+	// running handlers first, and their messages come again.
 	drain, stopDrain := context.WithTimeoutCause(context.Background(), r.cfg.DrainTimeout, errDrain)
 	defer stopDrain()
-	err := sub.Drain(drain)
-	if err != nil {
+	if err = sub.Drain(drain); err != nil {
 		err = fmt.Errorf("router %s: %w; what was not done is handled again: %w", r.group, errDrain, err)
 		cancel(errDrain)
 	}
-	err = errors.Join(err, sub.Close())
-	cancel(nil)
-	return errors.Join(err, <-closed, <-ran)
+	return errors.Join(err, sub.Close(), <-ran)
 }
 
 // stockSubscriber shows Watermill's router the driver's subscriber. The

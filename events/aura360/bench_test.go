@@ -1,6 +1,7 @@
 package aura360_test
 
 import (
+	"bytes"
 	stdjson "encoding/json"
 	"testing"
 	"time"
@@ -9,7 +10,11 @@ import (
 	"github.com/aura360/eventbus/events/aura360"
 )
 
-// A mood as the API publishes it: about 256 bytes on the wire.
+// A mood as the API publishes it: 300 bytes on the wire. Against encoding/json,
+// which does a part of the work (no defaults, no checks, only RFC 3339 times), on one core of an AMD EPYC:
+//
+//	encode  1.9 us  4 allocs   encoding/json 1.1 us   4 allocs
+//	decode  2.3 us  6 allocs   encoding/json 3.9 us  17 allocs
 func benchMood() aura360.MoodCreated {
 	return aura360.MoodCreated{
 		Base: events.Base{
@@ -56,6 +61,17 @@ func BenchmarkDecode(b *testing.B) {
 		b.SetBytes(int64(len(enc.Body)))
 		for b.Loop() {
 			if _, err := events.Decode[aura360.MoodCreated](nil, enc.Body); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("zeros", func(b *testing.B) { // required fields that are 0 or false are looked up in the body
+		chunk := encode(b, catalogue[8].event).Body
+		chunk = bytes.Replace(chunk, []byte("true"), []byte("false"), 1)
+		b.ReportAllocs()
+		b.SetBytes(int64(len(chunk)))
+		for b.Loop() {
+			if _, err := events.Decode[aura360.GuardianResponseChunk](nil, chunk); err != nil {
 				b.Fatal(err)
 			}
 		}
