@@ -38,7 +38,7 @@ func (h histogram) since(snapshot histogram) histogram {
 func (h histogram) quantile(q float64) time.Duration {
 	rank := uint32(math.Ceil(q * float64(h.n)))
 	var sum uint32
-	for i, n := range h.buckets {
+	for i, n := range &h.buckets {
 		if sum += n; n > 0 && sum >= rank {
 			return time.Duration(math.Exp2(float64(i)/perOctave) * float64(time.Microsecond))
 		}

@@ -115,27 +115,33 @@ func (f frame) line() string {
 	published, handled, poisoned := f.total()
 	publishedBefore, handledBefore, _ := f.before.total()
 	recent := f.handle.since(f.before.handle)
-	s := fmt.Sprintf("%4s  published %7s %6s/s  handled %7s %6s/s", clock(f.elapsed),
+	var s strings.Builder
+	fmt.Fprintf(&s, "%4s  published %7s %6s/s  handled %7s %6s/s", clock(f.elapsed),
 		number(published), number(int(f.rate(published, publishedBefore))),
 		number(handled), number(int(f.rate(handled, handledBefore))))
 	if recent.n > 0 {
-		s += fmt.Sprintf("  p99 %s", short(recent.quantile(0.99)))
+		fmt.Fprintf(&s, "  p99 %s", short(recent.quantile(0.99)))
 	}
 	for _, x := range []struct {
 		name string
 		n    int
 	}{
-		{"open", f.open}, {"waiting", int(f.waiting)}, {"poison", poisoned}, {"failed", f.failed},
-		{"unacked", f.unacked}, {"not confirmed", f.refused}, {"bad lines", int(f.bad)},
+		{"open", f.open},
+		{"waiting", int(f.waiting)},
+		{"poison", poisoned},
+		{"failed", f.failed},
+		{"unacked", f.unacked},
+		{"not confirmed", f.refused},
+		{"bad lines", int(f.bad)},
 	} {
 		if x.n > 0 {
-			s += fmt.Sprintf("  %s %s", x.name, number(x.n))
+			fmt.Fprintf(&s, "  %s %s", x.name, number(x.n))
 		}
 	}
 	if f.phase != "running" {
-		s += "  " + f.phase
+		s.WriteString("  " + f.phase)
 	}
-	return s
+	return s.String()
 }
 
 // printLedger writes what became of everything.

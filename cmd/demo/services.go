@@ -211,7 +211,8 @@ func (g guardian) Answer(ctx context.Context, e aura360.GuardianRequest) error {
 // they have one key, so they arrive in order.
 func (g guardian) stream(ctx context.Context, e aura360.GuardianRequest, text string) error {
 	var chunks []events.Event
-	for piece := ""; text != ""; {
+	for text != "" {
+		var piece string
 		piece, text = cut(text, 100)
 		chunks = append(chunks, aura360.GuardianResponseChunk{
 			Base:         following(e.Base, fmt.Sprintf("chunk %d", len(chunks))),

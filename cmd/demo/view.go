@@ -150,7 +150,7 @@ var shown = []string{
 func (v *view) types(p func(string, ...any), f frame) {
 	p("%s", faint.Render(fmt.Sprintf("%-28s%11s%8s%11s%8s", "EVENT", "PUBLISHED", "/S", "HANDLED", "/S")))
 	for _, t := range shown {
-		c, before := f.pulse.types[t], f.before.types[t]
+		c, before := f.types[t], f.before.types[t]
 		handled := fmt.Sprintf("%11s%8.0f", number(c.handled), f.rate(c.handled, before.handled))
 		if len(f.handlers[t]) == 0 {
 			handled = faint.Render(fmt.Sprintf("%19s", "nobody handles it"))
@@ -162,7 +162,7 @@ func (v *view) types(p func(string, ...any), f frame) {
 func (v *view) groups(p func(string, ...any), f frame) {
 	p("%s", faint.Render(fmt.Sprintf("%-28s%11s%8s%9s%9s%9s", "GROUP", "HANDLED", "/S", "P50", "P99", "POISON")))
 	for _, name := range f.order {
-		c, before := f.pulse.groups[name], f.before.groups[name]
+		c, before := f.groups[name], f.before.groups[name]
 		recent := c.latency.since(before.latency)
 		p("%-28s%11s%8.0f%9s%9s%9s", name, number(c.handled), f.rate(c.handled, before.handled),
 			short(recent.quantile(0.5)), short(recent.quantile(0.99)), number(c.poisoned))
