@@ -168,7 +168,7 @@ func (l *leasedMarks) Claim(ctx context.Context, key MarkKey, body uint64) (Clai
 			return Claim{State: AlreadyDone}, nil
 		}
 		l.mu.Unlock()
-		if !sleep(ctx, time.Millisecond) {
+		if sleep(ctx, time.Millisecond) != nil {
 			return Claim{}, ctx.Err()
 		}
 	}
