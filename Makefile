@@ -21,7 +21,7 @@ cover: ## Run all tests, report coverage, fail under COVER_MIN (85) percent
 	@scripts/test --no-race --cover $(TEST_FLAGS)
 
 bench: ## Run the benchmarks
-	@go test -run=NONE -bench=. -benchmem ./internal/bench/
+	@scripts/bench
 
 fuzz: ## Run every fuzz test for FUZZTIME (30s)
 	@scripts/fuzz

@@ -174,7 +174,7 @@ func TestOuterPoisonLeavesWhatTheInnerCouldNotDecide(t *testing.T) {
 	if d, err := deliver(h, event(t.Context(), "1", "{}")); err == nil || len(outer.info) != 0 || d.Outcome != OutcomeUnacked {
 		t.Errorf("err %v, outer poisoned %v, outcome %s", err, outer.reasons(), d.Outcome)
 	}
-	undecodable := func(next message.HandlerFunc) message.HandlerFunc {
+	undecodable := func(message.HandlerFunc) message.HandlerFunc {
 		return func(*message.Message) ([]*message.Message, error) {
 			return nil, &events.Error{Reason: events.ReasonUndecodable, Err: errBoom}
 		}
@@ -204,7 +204,7 @@ func TestDuplicatesAreDroppedOnlyAfterSuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t, RetryPolicy{MaxAttempts: 1})
 		r.poison.fail = errBoom // so that failures stay failures
-		var fail error = errBoom
+		fail := errBoom
 		handled := 0
 		h := r.chain(handler(func(context.Context) error {
 			if fail == nil {
@@ -239,7 +239,7 @@ func TestEachTryHasAFreshDeadlineAndTheContextIsRestored(t *testing.T) {
 		h := chain(handler(func(ctx context.Context) error {
 			tries++
 			<-ctx.Done()
-			if context.Cause(ctx) != ErrTimeout || DeliveryFrom(ctx).Attempt != tries {
+			if !errors.Is(context.Cause(ctx), ErrTimeout) || DeliveryFrom(ctx).Attempt != tries {
 				t.Errorf("cause %v, attempt %d of %d", context.Cause(ctx), DeliveryFrom(ctx).Attempt, tries)
 			}
 			return ctx.Err()

@@ -53,8 +53,8 @@ func TestDeduplicateKeepsItsInvariants(t *testing.T) {
 			fails           bool
 		}
 		copies := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) copyOf {
-			ms := func(max int, name string) time.Duration {
-				return time.Duration(rapid.IntRange(0, max).Draw(rt, name)) * time.Millisecond
+			ms := func(most int, name string) time.Duration {
+				return time.Duration(rapid.IntRange(0, most).Draw(rt, name)) * time.Millisecond
 			}
 			return copyOf{
 				id: rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "id"), body: rapid.SampledFrom([]string{"x", "x", "y"}).Draw(rt, "body"),
@@ -168,7 +168,7 @@ func (l *leasedMarks) Claim(ctx context.Context, key MarkKey, body uint64) (Clai
 			return Claim{State: AlreadyDone}, nil
 		}
 		l.mu.Unlock()
-		if !sleep(ctx, time.Millisecond) {
+		if sleep(ctx, time.Millisecond) != nil {
 			return Claim{}, ctx.Err()
 		}
 	}

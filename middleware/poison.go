@@ -246,6 +246,7 @@ func PoisonPublish(sink PoisonSink) Publish {
 					Reason: events.ReasonRejected, Err: r.Err, Topic: topic, Backend: backend, Host: hostname(),
 					Attempts: 1, First: now, Last: now,
 				}
+				// The sink's error is told, not wrapped: it is not why the publish failed.
 				if serr := callSink(ctx, sink, msgs[i], info); serr != nil {
 					results[i].Err = fmt.Errorf("%w (and the poison queue: %v)", r.Err, serr)
 					continue

@@ -231,21 +231,21 @@ func TestTryContextIsAContext(t *testing.T) {
 		child, cancel := context.WithCancel(c)
 		defer cancel()
 		<-child.Done()
-		if c.Err() != context.DeadlineExceeded || child.Err() != context.DeadlineExceeded || context.Cause(child) != errAttemptTimeout || c.Value(key{}) != 1 {
+		if !errors.Is(c.Err(), context.DeadlineExceeded) || !errors.Is(child.Err(), context.DeadlineExceeded) || !errors.Is(context.Cause(child), errAttemptTimeout) || c.Value(key{}) != 1 {
 			t.Errorf("after its end: %v, %v, cause %v", c.Err(), child.Err(), context.Cause(child))
 		}
 		c.stop()
 
 		c = withTryDeadline(parent, time.Now().Add(time.Second))
 		c.stop()
-		if c.Err() != context.Canceled {
+		if !errors.Is(c.Err(), context.Canceled) {
 			t.Errorf("stopped: %v", c.Err())
 		}
 		<-c.Done()
 
 		c = withTryDeadline(parent, time.Now().Add(time.Second))
 		time.Sleep(time.Second) // virtual
-		if c.Err() != context.DeadlineExceeded {
+		if !errors.Is(c.Err(), context.DeadlineExceeded) {
 			t.Errorf("past its end, never waited on: %v", c.Err())
 		}
 		early, cancel := context.WithTimeout(parent, time.Millisecond)
@@ -265,16 +265,20 @@ func TestValidatePublishHoldsBackOnlyWhatIsWrong(t *testing.T) {
 		"payload":      {func(m *message.Message) { m.Payload = make([]byte, 11) }, events.ReasonTooLarge, ""},
 		"header UTF-8": {func(m *message.Message) { m.Metadata["h"] = "\xff" }, events.ReasonInvalid, "h"},
 		"name UTF-8":   {func(m *message.Message) { m.Metadata["\xff"] = "" }, events.ReasonInvalid, "headers"},
-		"headers' size": {func(m *message.Message) { m.Metadata["h"] = strings.Repeat("x", MaxHeaderBytes) },
-			events.ReasonTooLarge, "headers"},
+		"headers' size": {
+			func(m *message.Message) { m.Metadata["h"] = strings.Repeat("x", MaxHeaderBytes) },
+			events.ReasonTooLarge, "headers",
+		},
 		"headers' number": {func(m *message.Message) {
 			for i := range MaxHeaders {
 				m.Metadata[fmt.Sprint(i)] = ""
 			}
 		}, events.ReasonTooLarge, "headers"},
 		"ids differ": {func(m *message.Message) { m.Metadata["ce_id"] = "other" }, events.ReasonInvalid, "ce_id"},
-		"id too long": {func(m *message.Message) { m.Metadata["event_id"] = strings.Repeat("x", 201) },
-			events.ReasonInvalid, "event_id"},
+		"id too long": {
+			func(m *message.Message) { m.Metadata["event_id"] = strings.Repeat("x", 201) },
+			events.ReasonInvalid, "event_id",
+		},
 	}
 	for name, c := range bad {
 		t.Run(name, func(t *testing.T) {

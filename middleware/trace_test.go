@@ -26,7 +26,7 @@ func recorder() (*tracetest.SpanRecorder, Tracing) {
 func attrs(s sdktrace.ReadOnlySpan) map[string]string {
 	out := map[string]string{}
 	for _, a := range s.Attributes() {
-		out[string(a.Key)] = a.Value.Emit()
+		out[string(a.Key)] = a.Value.String()
 	}
 	return out
 }
@@ -92,7 +92,9 @@ func TestTraceShowsFailures(t *testing.T) {
 		return driver.Fail("kafka", "topic", 1, driver.Unknown, errBoom)
 	})(t.Context(), "topic", keyed("a", ""))
 	want := []struct{ description, errorType string }{
-		{"boom", "unacked"}, {"poisoned: permanent", "permanent"}, {"panic", "panic"},
+		{"boom", "unacked"},
+		{"poisoned: permanent", "permanent"},
+		{"panic", "panic"},
 		{"kafka: publish to topic: unknown: boom", "unknown"},
 	}
 	for i, s := range rec.Ended() {

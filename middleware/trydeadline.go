@@ -17,7 +17,7 @@ type tryContext struct {
 	end    time.Time
 
 	mu     sync.Mutex
-	real   context.Context // nil until somebody waits
+	made   context.Context // nil until somebody waits
 	cancel context.CancelFunc
 	over   bool
 }
@@ -39,7 +39,7 @@ func (c *tryContext) stop() {
 func (c *tryContext) now() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.real
+	return c.made
 }
 
 func (c *tryContext) Deadline() (time.Time, bool) {
@@ -54,32 +54,32 @@ func (c *tryContext) Done() <-chan struct{} { return c.make().Done() }
 func (c *tryContext) make() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.real == nil {
-		c.real, c.cancel = context.WithDeadlineCause(c.parent, c.end, errAttemptTimeout)
+	if c.made == nil {
+		c.made, c.cancel = context.WithDeadlineCause(c.parent, c.end, errAttemptTimeout)
 		if c.over {
 			c.cancel()
 		}
 	}
-	return c.real
+	return c.made
 }
 
 func (c *tryContext) Err() error {
 	c.mu.Lock()
-	real, over := c.real, c.over
+	made, over := c.made, c.over
 	c.mu.Unlock()
 	// Past the deadline or stopped, Err and Done must agree: both ask the real one.
-	if real == nil && (over || !time.Now().Before(c.end)) {
-		real = c.make()
+	if made == nil && (over || !time.Now().Before(c.end)) {
+		made = c.make()
 	}
-	if real != nil {
-		return real.Err()
+	if made != nil {
+		return made.Err()
 	}
 	return c.parent.Err()
 }
 
 func (c *tryContext) Value(key any) any {
-	if real := c.now(); real != nil {
-		return real.Value(key)
+	if made := c.now(); made != nil {
+		return made.Value(key)
 	}
 	return c.parent.Value(key)
 }
