@@ -43,6 +43,7 @@ type demo struct {
 	audit   *driver.Audit // what the server's settings mean, nil when it has none
 	unset   bool          // MESSAGING_BACKEND was not set
 	talk    talk
+	backlog atomic.Int64 // messages that waited for our groups before the traffic began
 	phase   atomic.Pointer[string]
 	started atomic.Pointer[time.Time] // when the traffic began
 	done    chan struct{}             // closed when the run is over
@@ -253,6 +254,13 @@ func (d *demo) connect(ctx context.Context) {
 	}
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
 		h := d.bus.Health(ctx)
+		backlog := int64(0)
+		for _, s := range h.Subscriptions {
+			if s.Lag != nil {
+				backlog += *s.Lag
+			}
+		}
+		d.backlog.Store(backlog)
 		if h.Status == bus.StatusOK && len(h.Subscriptions) == topics || !wait(ctx, 100*time.Millisecond) {
 			return
 		}

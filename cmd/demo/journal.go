@@ -40,6 +40,9 @@ func (j *journal) logger() *slog.Logger {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
+			if err, ok := a.Value.Any().(error); ok { // some print a stack, asked for all they have
+				return slog.String(a.Key, err.Error())
+			}
 			return a
 		},
 	}))

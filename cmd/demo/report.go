@@ -72,16 +72,21 @@ func (f frame) rate(now, before int) float64 {
 
 // showPlain writes a line per second until the run is over.
 func showPlain(d *demo, out io.Writer) error {
-	fmt.Fprintf(out, "%s\n%s\n", d.headline(), d.note())
+	fmt.Fprintf(out, "%s\n", d.headline())
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	s := sampler{d: d, span: 950 * time.Millisecond}
 	s.take(time.Now())
+	noted := false
 	for {
 		select {
 		case <-d.done:
 			return nil
 		case now := <-tick.C:
+			if !noted && d.started.Load() != nil {
+				noted = true
+				fmt.Fprintln(out, d.note())
+			}
 			fmt.Fprintln(out, s.take(now).line())
 		}
 	}
@@ -103,7 +108,10 @@ func (d *demo) note() string {
 	case d.cfg.Backend == bus.Memory:
 		return "in memory: nothing survives this process"
 	}
-	return "on the platform's own topics: events of earlier runs are handled, not counted"
+	if n := d.backlog.Load(); n > 0 {
+		return fmt.Sprintf("catching up with %s earlier messages first: handled, but not counted", number(int(n)))
+	}
+	return "on the platform's own topics: what earlier runs left is handled, not counted"
 }
 
 // line is a frame in one line of at most 80 columns, as long as numbers stay
