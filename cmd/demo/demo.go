@@ -46,6 +46,7 @@ type demo struct {
 	backlog atomic.Int64 // messages that waited for our groups before the traffic began
 	phase   atomic.Pointer[string]
 	started atomic.Pointer[time.Time] // when the traffic began
+	gaveUp  string                    // why the wait for consumers ended early; "" when it did not
 	done    chan struct{}             // closed when the run is over
 
 	// Two contexts, because there are two ways to stop: users ends the traffic,
@@ -301,10 +302,15 @@ func (d *demo) settle(ctx context.Context) {
 			last, changed = p.settled, time.Now()
 		}
 		since := time.Since(changed)
-		if p.quiet() && since > calm || since > d.opts.settle {
+		switch {
+		case p.quiet() && since > calm:
+			return
+		case since > d.opts.settle:
+			d.gaveUp = fmt.Sprintf("nothing happened for %v", d.opts.settle)
 			return
 		}
 	}
+	d.gaveUp = "it was stopped"
 }
 
 // talk is what the traffic's users and their guardians said.
