@@ -1,0 +1,226 @@
+package redisbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/aura360/eventbus/bus/driver"
+	"github.com/aura360/eventbus/internal/redisclient"
+	"github.com/aura360/eventbus/internal/relay"
+)
+
+// name is the value of MESSAGING_BACKEND, and the backend's in errors and logs.
+const name = "redis"
+
+// Backend is a driver.Backend on Redis Streams.
+type Backend struct {
+	cfg  Config
+	opts *redisclient.Options
+
+	admin     redis.UniversalClient // all but publishing and reading
+	pub       redis.UniversalClient // publishing
+	publisher *redisstream.Publisher
+
+	mu      sync.Mutex // guards all below
+	closed  bool
+	sending sync.WaitGroup // Publish calls; Add only under mu and before closed
+	subs    map[*subscriber]struct{}
+}
+
+var (
+	_ driver.Backend     = (*Backend)(nil)
+	_ driver.Provisioner = (*Backend)(nil)
+	_ driver.Auditor     = (*Backend)(nil)
+	_ driver.Inspector   = (*Backend)(nil)
+)
+
+// Open returns a backend. It does no I/O, so it succeeds while Redis is down:
+// Ping tells. An error is one of cfg, and contains no password.
+func Open(cfg Config) (*Backend, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	opts, err := redisclient.Parse(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	err = opts.Apply(redisclient.Settings{
+		ClientName: cfg.ClientName,
+		Username:   cfg.Username, Password: cfg.Password,
+		SentinelUsername: cfg.SentinelUsername, SentinelPassword: cfg.SentinelPassword,
+		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, ServerName: cfg.ServerName,
+		DialTimeout: cfg.DialTimeout, Timeout: cfg.Timeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	b := &Backend{cfg: cfg, opts: opts, admin: opts.New(), pub: opts.New(), subs: map[*subscriber]struct{}{}}
+	watchAttempts(b.pub)
+	// Maxlens are left out: a stream that is trimmed loses what was not read.
+	b.publisher, err = redisstream.NewPublisher(redisstream.PublisherConfig{
+		Client:     publishClient{UniversalClient: b.pub, create: cfg.Provision.Create},
+		Marshaller: wire{},
+	}, watermill.NopLogger{})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("redis: %w", err), b.pub.Close(), b.admin.Close())
+	}
+	return b, nil
+}
+
+// Name implements driver.Backend.
+func (b *Backend) Name() string { return name }
+
+// Capabilities implements driver.Backend. A topic is one stream, whose entries
+// the members of a group share one by one: with several members, two events of
+// one key are handled at the same time.
+func (b *Backend) Capabilities() driver.Capabilities {
+	return driver.Capabilities{
+		Durable:             true,
+		Groups:              true,
+		OrderedSingleMember: true,
+		CrossProcess:        true,
+		MaxMessageBytes:     b.cfg.MaxMessageBytes,
+	}
+}
+
+// Ping implements driver.Backend.
+func (b *Backend) Ping(ctx context.Context) error {
+	_, err := bounded(ctx, func() (string, error) { return b.admin.Ping(ctx).Result() })
+	return b.fail("ping", err)
+}
+
+// Subscriber implements driver.Backend. MaxInFlight and DirectSettle say nothing
+// to this build: the stock adapter has one event per topic in flight.
+func (b *Backend) Subscriber(group string, opts driver.SubscriberOptions) (driver.Subscriber, error) {
+	if group == "" {
+		return nil, fmt.Errorf("redis: subscriber: %w: no group", driver.ErrPermanent)
+	}
+	if opts.MaxInFlight < 0 || opts.MaxInFlight > 10_000 {
+		return nil, fmt.Errorf("redis: subscriber: %w: MaxInFlight %d: want 1 to 10000", driver.ErrPermanent, opts.MaxInFlight)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, fmt.Errorf("redis: subscriber: %w", driver.ErrClosed)
+	}
+	if opts.Instance == "" {
+		opts.Instance = watermill.NewShortUUID()
+	}
+	s := &subscriber{b: b, group: group, instance: opts.Instance, live: map[*stream]struct{}{}, left: map[string][]string{}}
+	s.Subscriber = relay.New(relay.Config{
+		Backend: name, Group: group, Log: b.cfg.Log, Open: s.open, MaxBackoff: maxBackoff,
+	})
+	b.subs[s] = struct{}{}
+	return s, nil
+}
+
+// Close implements driver.Backend. When ctx ends first, connections are cut and
+// its cause is returned.
+func (b *Backend) Close(ctx context.Context) error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	var subs []*subscriber
+	for s := range b.subs {
+		subs = append(subs, s)
+	}
+	b.mu.Unlock()
+
+	done := make(chan error, 1)
+	go func() {
+		b.sending.Wait()
+		errs := make([]error, len(subs))
+		var closing sync.WaitGroup
+		for i, s := range subs {
+			closing.Go(func() { errs[i] = s.Close() })
+		}
+		closing.Wait()
+		// The stock publisher's Close is not called: it would race with Publish,
+		// and does no more than close the client.
+		errs = append(errs, closed(b.pub.Close()), closed(b.admin.Close()))
+		done <- errors.Join(errs...)
+	}()
+	select {
+	case err := <-done:
+		return b.fail("close", err)
+	case <-ctx.Done():
+		for _, s := range subs {
+			s.cut()
+		}
+		_ = b.pub.Close()
+		_ = b.admin.Close()
+		return b.fail("close", context.Cause(ctx))
+	}
+}
+
+// begin admits a call of Publish, until end.
+func (b *Backend) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
+	b.sending.Add(1)
+	return true
+}
+
+func (b *Backend) end() { b.sending.Done() }
+
+// fail names what failed, and marks a failure to reach the server.
+func (b *Backend) fail(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, redis.ErrClosed) {
+		return fmt.Errorf("redis: %s: %w", op, driver.ErrClosed)
+	}
+	if !isReply(err) && !errors.Is(err, driver.ErrClosed) && !errors.Is(err, driver.ErrPermanent) {
+		err = fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
+	}
+	return fmt.Errorf("redis: %s: %w", op, err)
+}
+
+// isReply tells that err is what the server answered, rather than that there
+// was no answer.
+func isReply(err error) bool {
+	var e redis.Error
+	return errors.As(err, &e)
+}
+
+// closed ignores that a client was closed before.
+func closed(err error) error {
+	if errors.Is(err, redis.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// bounded runs f and returns when it does or ctx ends. go-redis does not listen
+// to a context that is cancelled; f is left to the client's timeouts then.
+func bounded[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	ch := make(chan result, 1)
+	go func() {
+		v, err := f()
+		ch <- result{v, err}
+	}()
+	select {
+	case r := <-ch:
+		return r.v, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, context.Cause(ctx)
+	}
+}
