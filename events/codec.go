@@ -1,16 +1,20 @@
 package events
 
 import (
+	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
-	"math"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// This file, required.go and errors.go are all that knows the JSON library.
+// This file, values.go, required.go and errors.go are all that knows the JSON library.
 //
 // Encoding splices: the common fields are written by hand in the wire's order
 // (null where Python expects null), then the type's own fields as the library
@@ -27,30 +31,16 @@ type Raw = jsontext.Value
 
 var (
 	encodeOptions = json.JoinOptions(
-		json.WithMarshalers(json.MarshalToFunc(func(enc *jsontext.Encoder, t time.Time) error {
-			var buf [len(TimeLayout) + 2]byte
-			b := append(buf[:0], '"')
-			b = appendTime(b, t)
-			return enc.WriteValue(append(b, '"'))
-		})),
-		json.Deterministic(true),
+		json.WithMarshalers(json.MarshalToFunc(writeTime)),
+		json.Deterministic(true), // only maps cost anything
 	)
-	decodeOptions = json.WithUnmarshalers(json.UnmarshalFromFunc(func(dec *jsontext.Decoder, t *time.Time) error {
-		tok, err := dec.ReadToken()
-		if err != nil {
+	decodeOptions = json.WithUnmarshalers(json.JoinUnmarshalers(
+		json.UnmarshalFromFunc(readTime),
+		json.UnmarshalFromFunc(func(dec *jsontext.Decoder, v *any) (err error) {
+			*v, err = readAny(dec)
 			return err
-		}
-		switch tok.Kind() {
-		case 'n':
-			*t = time.Time{}
-			return nil
-		case '"':
-			*t, err = ParseTime(tok.String())
-			return err
-		default:
-			return errTime
-		}
-	}))
+		}),
+	))
 )
 
 // Encoded is an event ready to be sent.
@@ -77,14 +67,14 @@ func Encode(e Event, fill Base) (Encoded, error) {
 	if c == nil {
 		return Encoded{}, &Error{Type: d.Type, Reason: ReasonInvalid, Err: errNil}
 	}
-	base, err := d.fill(c.base(), fill)
-	if err != nil {
-		return Encoded{}, err
-	}
+	base := d.fill(c.base(), fill)
 	c.setBase(base)
 	if f, ok := c.(Defaulter); ok {
 		f.SetDefaults()
 		base = c.base()
+	}
+	if err := d.checkBase(base); err != nil {
+		return Encoded{}, err
 	}
 	if err := d.checkSet(c); err != nil {
 		return Encoded{}, err
@@ -95,32 +85,20 @@ func Encode(e Event, fill Base) (Encoded, error) {
 		}
 	}
 	out := Encoded{Definition: d, Base: base, Key: c.Key()}
-	out.Body, err = d.marshal(c, base)
-	return out, err
+	if out.Body, err = d.marshal(c, base); err != nil {
+		return Encoded{}, err
+	}
+	return out, nil
 }
 
 // fill completes b, from f where b is empty.
-func (d *Definition) fill(b, f Base) (Base, error) {
-	if b.ID == "" {
-		b.ID = f.ID
-	}
+func (d *Definition) fill(b, f Base) Base {
+	b.ID = cmp.Or(b.ID, f.ID)
 	if b.ID == "" {
 		b.ID = NewID()
 	}
-	if len(b.ID) > maxIDBytes {
-		return b, &Error{Type: d.Type, Field: "event_id", Reason: ReasonInvalid,
-			Err: fmt.Errorf("%d bytes: want at most %d", len(b.ID), maxIDBytes)}
-	}
-	if b.Type != "" && b.Type != d.Type {
-		return b, &Error{Type: d.Type, Field: "event_type", Reason: ReasonInvalid,
-			Err: fmt.Errorf("%q: want it empty or %q", clip(b.Type), d.Type)}
-	}
-	b.Type = d.Type
-	if b.Version != 0 && b.Version != d.Version {
-		return b, &Error{Type: d.Type, Field: "event_version", Reason: ReasonInvalid,
-			Err: fmt.Errorf("%d: want it empty or %d", b.Version, d.Version)}
-	}
-	b.Version = d.Version
+	b.Type = cmp.Or(b.Type, d.Type)
+	b.Version = cmp.Or(b.Version, d.Version)
 	if b.Timestamp.IsZero() {
 		b.Timestamp = f.Timestamp
 	}
@@ -128,47 +106,103 @@ func (d *Definition) fill(b, f Base) (Base, error) {
 		b.Timestamp = time.Now()
 	}
 	b.Timestamp = b.Timestamp.UTC().Truncate(time.Microsecond)
-	if y := b.Timestamp.Year(); y < 1 || y > 9999 {
-		return b, &Error{Type: d.Type, Field: "timestamp", Reason: ReasonInvalid,
-			Err: fmt.Errorf("year %d: want 1 to 9999", y)}
-	}
-	if b.TraceID == "" {
-		b.TraceID = f.TraceID
-	}
-	if b.UserID == "" {
-		b.UserID = f.UserID
-	}
+	b.TraceID = cmp.Or(b.TraceID, f.TraceID)
+	b.UserID = cmp.Or(b.UserID, f.UserID)
 	if b.Metadata == nil {
 		b.Metadata = f.Metadata
 	}
-	return b, nil
+	return b
 }
 
 // maxIDBytes bounds what is kept per id in marks and headers.
 const maxIDBytes = 200
 
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
+// checkBase reports the first common field that cannot be published as it is.
+func (d *Definition) checkBase(b Base) error {
+	invalid := func(field, format string, a ...any) error {
+		return &Error{Type: d.Type, Field: field, Reason: ReasonInvalid, Err: fmt.Errorf(format, a...)}
 	}
-	return s
+	switch y := b.Timestamp.Year(); {
+	case b.ID == "":
+		return requiredField{path: []string{"event_id"}}.missing(d)
+	case len(b.ID) > maxIDBytes:
+		return invalid("event_id", "%d bytes: want at most %d", len(b.ID), maxIDBytes)
+	case hasControl(b.ID): // it becomes a header and a CloudEvents attribute
+		return invalid("event_id", "want no control characters")
+	case b.Type != d.Type:
+		return invalid("event_type", "preset to another: want it empty or %q", d.Type)
+	case b.Version != d.Version:
+		return invalid("event_version", "preset to %d: want it empty or %d", b.Version, d.Version)
+	case b.Timestamp.IsZero():
+		return requiredField{path: []string{"timestamp"}}.missing(d)
+	case y < 1 || y > 9999:
+		return invalid("timestamp", "year %d: want 1 to 9999", y)
+	}
+	return nil
 }
 
-// marshal writes base, then c's own fields.
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// buffers holds what events are written into before the body is cut to size.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// maxPooledBuffer keeps one huge event from pinning its memory for ever.
+const maxPooledBuffer = 64 << 10
+
+// marshal writes base, then c's own fields, into one buffer.
 func (d *Definition) marshal(c settable, base Base) ([]byte, error) {
+	buf := buffers.Get().(*bytes.Buffer)
+	defer func() {
+		if buf.Cap() <= maxPooledBuffer {
+			buf.Reset()
+			buffers.Put(buf)
+		}
+	}()
+	head, err := d.appendBase(buf.AvailableBuffer(), base)
+	if err != nil {
+		return nil, err
+	}
+	buf.Write(head)
 	c.setBase(Base{}) // every one of its fields is omitzero: own fields remain
-	own, err := json.Marshal(c, encodeOptions)
+	err = json.MarshalWrite(buf, c, encodeOptions)
 	c.setBase(base)
 	if err != nil {
-		return nil, jsonError(d.Type, err)
+		return nil, encodeError(d.Type, err)
 	}
-	b := make([]byte, 0, len(own)+224+len(base.ID)+len(base.UserID)+len(base.TraceID)+len(d.Type))
+	b := buf.Bytes()
+	own := b[len(head):]
+	if len(own) < 2 || own[0] != '{' { // a marshaler of the type's own
+		return nil, &Error{Type: d.Type, Reason: ReasonInvalid, Err: errNoObject}
+	}
+	if d.open {
+		if name := reservedMember(own); name != "" {
+			return nil, &Error{Type: d.Type, Field: name, Reason: ReasonInvalid, Err: errReserved}
+		}
+	}
+	if len(own) == 2 {
+		b = append(b[:len(head)], '}')
+	} else {
+		own[0] = ','
+	}
+	return bytes.Clone(b), nil
+}
+
+// appendBase writes the common fields, without the brace that closes them.
+func (d *Definition) appendBase(b []byte, base Base) ([]byte, error) {
+	var err error
 	b = append(b, `{"event_id":`...)
-	if b, err = appendString(b, base.ID); err != nil {
+	if b, err = jsontext.AppendQuote(b, base.ID); err != nil {
 		return nil, badText(d.Type, "event_id")
 	}
 	b = append(b, `,"event_type":`...)
-	b, _ = appendString(b, base.Type)
+	b, _ = jsontext.AppendQuote(b, base.Type)
 	if base.Version > 1 {
 		b = append(b, `,"event_version":`...)
 		b = strconv.AppendInt(b, int64(base.Version), 10)
@@ -185,36 +219,26 @@ func (d *Definition) marshal(c settable, base Base) ([]byte, error) {
 	}
 	b = append(b, `,"metadata":`...)
 	if len(base.Metadata) == 0 {
-		b = append(b, `{}`...)
-	} else {
-		meta, err := json.Marshal(base.Metadata, encodeOptions)
-		if err != nil {
-			e := jsonError(d.Type, err).(*Error)
-			e.Field = "metadata"
-			return nil, e
-		}
-		b = append(b, meta...)
+		return append(b, `{}`...), nil
 	}
-	if len(own) > 2 {
-		b = append(b, ',')
-		b = append(b, own[1:]...)
-	} else {
-		b = append(b, '}')
+	meta, err := json.Marshal(base.Metadata, encodeOptions)
+	if err != nil {
+		e := encodeError(d.Type, err)
+		e.Field = strings.TrimSuffix("metadata."+e.Field, ".")
+		return nil, e
 	}
-	return b, nil
+	return append(b, meta...), nil
 }
 
 func badText(typ, field string) error {
-	return &Error{Type: typ, Field: field, Reason: ReasonInvalid, Err: fmt.Errorf("invalid UTF-8")}
+	return &Error{Type: typ, Field: field, Reason: ReasonInvalid, Err: errUTF8}
 }
-
-func appendString(b []byte, s string) ([]byte, error) { return jsontext.AppendQuote(b, s) }
 
 func appendNullable(b []byte, s string) ([]byte, error) {
 	if s == "" {
 		return append(b, "null"...), nil
 	}
-	return appendString(b, s)
+	return jsontext.AppendQuote(b, s)
 }
 
 // Decode reads an event of type T from a message's metadata (may be nil) and
@@ -250,18 +274,32 @@ func (d *Definition) Decode(header map[string]string, body []byte) (Event, error
 	return d.value(s), nil
 }
 
-func (d *Definition) decode(header map[string]string, body []byte) (settable, error) {
-	body, err := d.upcast(header, body)
+func (d *Definition) decode(header map[string]string, body []byte) (_ settable, err error) {
+	// Upcasters and the types' own UnmarshalJSON run on what strangers sent. A
+	// panic there is that message's fault, and must not stop the next one.
+	defer func() {
+		if r := recover(); r != nil {
+			err = &Error{Type: d.Type, Reason: ReasonUndecodable, Err: errPanic}
+		}
+	}()
+	body, err = d.upcast(header, body)
 	if err != nil {
 		return nil, err
 	}
 	s := d.fresh()
 	if err := json.Unmarshal(body, s, decodeOptions); err != nil {
+		// A newer schema need not fit the Go type: then that is the reason.
+		if v, verr := bodyVersion(body); verr == nil && v > int64(d.Version) {
+			return nil, d.versionError(v)
+		}
 		return nil, jsonError(d.Type, err)
 	}
 	b := s.base()
 	if b.Version > d.Version {
 		return nil, d.versionError(int64(b.Version))
+	}
+	if b.Version < 0 {
+		return nil, d.badVersion("event_version")
 	}
 	if err := d.checkPresent(s, b, body); err != nil {
 		return nil, err
@@ -276,34 +314,43 @@ func (d *Definition) versionError(v int64) error {
 		Err: fmt.Errorf("%d: this build knows up to %d", v, d.Version)}
 }
 
+func (d *Definition) badVersion(field string) error {
+	return &Error{Type: d.Type, Field: field, Reason: ReasonUndecodable, Err: errVersion}
+}
+
+// bodyVersion returns the body's event_version, 0 when it has none.
+func bodyVersion(body []byte) (int64, error) {
+	raw, found, err := member(body, "event_version")
+	if err != nil || !found || raw.Kind() == 'n' {
+		return 0, err
+	}
+	v, err := strconv.ParseInt(string(raw), 10, 32)
+	if err != nil || v < 0 {
+		return 0, errVersion
+	}
+	return v, nil
+}
+
 // upcast brings body to the version that the Go type holds. The body's own
-// event_version wins over the header's; absent is 1.
+// event_version wins over the header's; absent (or 0) is 1.
 func (d *Definition) upcast(header map[string]string, body []byte) ([]byte, error) {
 	h := header[HeaderEventVersion]
 	if d.Version == 1 && h == "" {
 		return body, nil // decode sees the body's own
 	}
-	v := int64(1)
-	if h != "" {
-		n, err := strconv.ParseInt(h, 10, 32)
-		if err != nil || n < 1 {
-			return nil, &Error{Type: d.Type, Field: HeaderEventVersion, Reason: ReasonUndecodable,
-				Err: fmt.Errorf("header %q: want a whole number from 1", clip(h))}
-		}
-		v = n
-	}
-	raw, found, err := member(body, "event_version")
-	if err != nil {
+	v, err := bodyVersion(body)
+	switch {
+	case errors.Is(err, errVersion):
+		return nil, d.badVersion("event_version")
+	case err != nil:
 		return nil, jsonError(d.Type, err)
 	}
-	if found && raw.Kind() != 'n' {
-		f, err := strconv.ParseFloat(string(raw), 64)
-		if err != nil || f < 1 || f != math.Trunc(f) || f > math.MaxInt32 {
-			return nil, &Error{Type: d.Type, Field: "event_version", Reason: ReasonUndecodable,
-				Err: fmt.Errorf("want a whole number from 1")}
+	if v == 0 && h != "" {
+		if v, err = strconv.ParseInt(h, 10, 32); err != nil || v < 1 {
+			return nil, d.badVersion(HeaderEventVersion + " (header)")
 		}
-		v = int64(f)
 	}
+	v = max(v, 1)
 	if v > int64(d.Version) {
 		return nil, d.versionError(v)
 	}
@@ -313,8 +360,7 @@ func (d *Definition) upcast(header map[string]string, body []byte) ([]byte, erro
 			continue // the change was compatible: nothing to rewrite
 		}
 		if body, err = up(body); err != nil {
-			return nil, &Error{Type: d.Type, Reason: ReasonUndecodable,
-				Err: fmt.Errorf("upcast from version %d: %w", v, err)}
+			return nil, upcastError(d.Type, v, err)
 		}
 	}
 	return body, nil
@@ -338,8 +384,9 @@ func TypeOf(header map[string]string, body []byte) (string, error) {
 		return "", &Error{Field: "event_type", Reason: ReasonInvalid, Err: errMissing}
 	}
 	var s string
-	if err := json.Unmarshal(raw, &s); err != nil || s == "" {
-		return "", &Error{Field: "event_type", Reason: ReasonInvalid, Err: fmt.Errorf("want a string that is not empty")}
+	if err := json.Unmarshal(raw, &s); err != nil || s == "" || len(s) > maxTypeBytes {
+		return "", &Error{Field: "event_type", Reason: ReasonInvalid,
+			Err: fmt.Errorf("want a string of 1 to %d bytes", maxTypeBytes)}
 	}
 	return s, nil
 }

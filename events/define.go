@@ -24,11 +24,13 @@ type Definition struct {
 	fresh    func() settable
 	value    func(settable) Event // the struct itself, as handlers take it
 	required []requiredField
+	open     bool // may write members that only its values know
 	upcasts  map[int]Upcaster
 }
 
 // Upcaster rewrites the JSON object of an event from one schema version to the
-// next. It must not keep or change body, and need not set event_version.
+// next. It must not keep or change body, and need not set event_version. Its
+// error must not quote the body; those of JSON libraries are rewritten.
 type Upcaster func(body []byte) ([]byte, error)
 
 // Option sets a property of an event type.
@@ -73,7 +75,8 @@ var (
 //
 // Fields of T tagged `event:"required"` (also inside nested structs) must be set
 // when publishing (strings, maps, slices, pointers and times not empty) and
-// present and not null when reading.
+// present and not null when reading. Tagged `event:"present"`, a field may be
+// empty when publishing.
 func Define[T Event](name string, opts ...Option) *Definition {
 	t := reflect.TypeFor[T]()
 	fail := func(format string, a ...any) {
@@ -82,15 +85,15 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	if t.Kind() != reflect.Struct {
 		fail("want a struct type that embeds events.Base")
 	}
-	if _, ok := any(new(T)).(settable); !ok {
+	if !embedsBase(t) {
 		fail("want events.Base embedded by value")
 	}
 	d := &Definition{Type: name, Version: 1, GoType: t}
 	for _, o := range opts {
 		o(d)
 	}
-	if name == "" || len(name) > 200 || strings.ContainsAny(name, " \t\r\n") {
-		fail("want a name of 1 to 200 bytes without spaces")
+	if !validType(name) {
+		fail("want a name of 1 to %d visible ASCII characters", maxTypeBytes)
 	}
 	if !validTopic(d.Topic) {
 		fail("topic %q: want events.Topic with 1 to 200 bytes of a-z A-Z 0-9 . _ -", d.Topic)
@@ -103,7 +106,15 @@ func Define[T Event](name string, opts ...Option) *Definition {
 			fail("upcast from version %d: want 1 to %d", from, d.Version-1)
 		}
 	}
-	d.required = requiredFields(t)
+	hides, open := ownNames(t)
+	if hides != "" {
+		fail("a field has the JSON name %q, which is one of events.Base", hides)
+	}
+	d.open = open
+	var err error
+	if d.required, err = requiredFields(t); err != nil {
+		fail("%v", err)
+	}
 	d.fresh = func() settable { return any(new(T)).(settable) }
 	d.value = func(s settable) Event { return *any(s).(*T) }
 	d.clone = func(e Event) settable {
@@ -139,6 +150,30 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	next.byName[name], next.byType[t] = d, d
 	current.Store(next)
 	return d
+}
+
+// embedsBase reports whether t has a Base that is there as soon as a t is: not
+// behind a pointer, however deep it is embedded.
+func embedsBase(t reflect.Type) bool {
+	f, ok := t.FieldByName("Base")
+	if !ok || !f.Anonymous || f.Type != baseType {
+		return false
+	}
+	for _, i := range f.Index {
+		if t.Kind() != reflect.Struct {
+			return false
+		}
+		t = t.Field(i).Type
+	}
+	return true
+}
+
+// maxTypeBytes bounds an event type's name.
+const maxTypeBytes = 200
+
+func validType(s string) bool {
+	return s != "" && len(s) <= maxTypeBytes &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func validTopic(s string) bool {

@@ -1,6 +1,7 @@
 package events
 
 import (
+	stdjson "encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -67,11 +68,15 @@ var (
 	errMissing  = errors.New("required, but missing")
 	errNil      = errors.New("nil event")
 	errNoObject = errors.New("want a JSON object")
+	errUTF8     = errors.New("invalid UTF-8")
+	errReserved = errors.New("the name of a common field, which only Base may write")
+	errVersion  = errors.New("want a whole number from 1")
+	errPanic    = errors.New("reading it panicked")
 )
 
 // jsonError turns an error of the JSON library into one that names the field
 // and quotes no value: the library's own texts hold the offending data.
-func jsonError(typ string, err error) error {
+func jsonError(typ string, err error) *Error {
 	out := &Error{Type: typ, Reason: ReasonUndecodable}
 	var (
 		sem *json.SemanticError
@@ -96,6 +101,49 @@ func jsonError(typ string, err error) error {
 	default:
 		out.Err = errors.New("cannot be read or written as JSON")
 	}
+	return out
+}
+
+// encodeError is jsonError for writing: the event is at fault, not some text.
+func encodeError(typ string, err error) *Error {
+	out := jsonError(typ, err)
+	out.Reason = ReasonInvalid
+	var (
+		sem *json.SemanticError
+		syn *jsontext.SyntacticError
+	)
+	switch {
+	case errors.As(err, &syn): // inside a SemanticError too
+		out.Err = fmt.Errorf("cannot be written as JSON%s", syntaxHint(syn.Err))
+	case errors.As(err, &sem) && errors.Is(sem.Err, errTime):
+		out.Err = errors.New("want a year from 1 to 9999")
+	case errors.As(err, &sem) && sem.GoType != nil:
+		out.Err = fmt.Errorf("this value of Go %v cannot be written as JSON", sem.GoType)
+	}
+	return out
+}
+
+// upcastError keeps an Upcaster's error, but not the texts of JSON libraries,
+// which an Upcaster most often just returns.
+func upcastError(typ string, from int64, err error) error {
+	var (
+		sem  *json.SemanticError
+		syn  *jsontext.SyntacticError
+		syn1 *stdjson.SyntaxError
+		typ1 *stdjson.UnmarshalTypeError
+	)
+	out := &Error{Type: typ, Reason: ReasonUndecodable}
+	switch {
+	case errors.As(err, &sem), errors.As(err, &syn):
+		out = jsonError(typ, err)
+		err = out.Err
+	case errors.As(err, &syn1):
+		err = errors.New("not valid JSON")
+	case errors.As(err, &typ1):
+		out.Field = typ1.Field
+		err = fmt.Errorf("JSON does not fit Go %v", typ1.Type)
+	}
+	out.Err = fmt.Errorf("upcast from version %d: %w", from, err)
 	return out
 }
 
@@ -140,7 +188,7 @@ func fieldPath(p jsontext.Pointer) string {
 			break
 		}
 		if len(name) > 64 {
-			name = name[:64] + "..."
+			name = strings.ToValidUTF8(name[:64], "") + "..."
 		}
 		names = append(names, name)
 	}

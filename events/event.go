@@ -37,7 +37,9 @@ type Base struct {
 	// UserID is whom the fact is about, and the default key. On the wire "" is
 	// null.
 	UserID string `json:"user_id,omitzero"`
-	// Metadata is free for the application. On the wire nil is {}.
+	// Metadata is free for the application. On the wire nil is {}. Read, a number
+	// is a float64 or, where that would change it (a 64-bit id), a Raw; so in
+	// every map[string]any and any of an event.
 	Metadata map[string]any `json:"metadata,omitzero"`
 	// Version of the type's schema. Defaults to the version given to Define,
 	// and may be nothing else when publishing. On the wire 1 is left out.

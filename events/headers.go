@@ -1,5 +1,10 @@
 package events
 
+import (
+	"net/url"
+	"strings"
+)
+
 // Names of the metadata that travels beside an event's body: Kafka headers,
 // the metadata field of a Redis stream entry. All of them are lower case.
 //
@@ -47,6 +52,10 @@ const (
 	HeaderMalformed = "eb_malformed"
 	// HeaderTargetGroup limits a redriven message to one consumer group.
 	HeaderTargetGroup = "eb_target_group"
+	// HeaderGeneration is set on a message that an operator sends to its group
+	// again (redrive, replay, reset): another value each time, so that it is not
+	// taken for a duplicate of the first delivery.
+	HeaderGeneration = "eb_generation"
 
 	// Poison: why and where a message was given up. Every one of the message's
 	// own headers stays beside them.
@@ -72,3 +81,65 @@ const (
 	CESpecVersion   = "1.0"
 	ContentTypeJSON = "application/json"
 )
+
+// Header returns the ordinary metadata of the event: the three names that
+// AURA360's services read, the CloudEvents attributes and, when there is one,
+// the key. source is who publishes, as SourceOf writes it. The map is the
+// caller's, with room for what middleware adds.
+func (e Encoded) Header(source string) map[string]string {
+	if source == "" {
+		source = SourceOf("")
+	}
+	h := make(map[string]string, 12)
+	h[HeaderEventID] = e.Base.ID
+	h[HeaderEventType] = e.Base.Type
+	h[HeaderTraceID] = e.Base.TraceID
+	h[HeaderCESpecVersion] = CESpecVersion
+	h[HeaderCEID] = e.Base.ID
+	h[HeaderCEType] = e.Base.Type
+	h[HeaderCESource] = source
+	h[HeaderContentType] = ContentTypeJSON
+	if e.Key != "" {
+		h[HeaderKey] = e.Key
+	}
+	return h
+}
+
+// SourceOf makes a service's name a CloudEvents source, which must be a
+// URI-reference that is not empty: "vector db" becomes "/vector%20db". A name
+// that is a URL or a URN already stays as it is, and "" becomes "/unknown".
+func SourceOf(service string) string {
+	if isURI(service) {
+		return service
+	}
+	service = strings.TrimLeft(service, "/") // "//x" would name a host
+	if service == "" {
+		service = "unknown"
+	}
+	const hex = "0123456789ABCDEF"
+	b := make([]byte, 0, len(service)+16)
+	b = append(b, '/')
+	for i := range len(service) {
+		if c := service[i]; unreserved(c) || c == '/' {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return string(b)
+}
+
+// unreserved is RFC 3986, section 2.3.
+func unreserved(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
+		c == '-' || c == '.' || c == '_' || c == '~'
+}
+
+func isURI(s string) bool {
+	scheme, rest, ok := strings.Cut(s, ":")
+	if !ok || rest == "" || rest == "//" || scheme != "urn" && !strings.HasPrefix(rest, "//") {
+		return false
+	}
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme != "" && u.String() == s
+}

@@ -1,53 +1,112 @@
 package events
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// requiredField is one field tagged `event:"required"`.
+// requiredField is one field tagged `event:"required"` or `event:"present"`.
 type requiredField struct {
 	index []int
 	path  []string // JSON names from the event down
+	empty bool     // "present": a publisher may leave it empty
 }
 
 var baseType = reflect.TypeFor[Base]()
 
-func requiredFields(t reflect.Type) []requiredField { return appendRequired(nil, t, nil, nil) }
+func requiredFields(t reflect.Type) ([]requiredField, error) {
+	return appendRequired(nil, t, nil, nil)
+}
 
-func appendRequired(out []requiredField, t reflect.Type, index []int, path []string) []requiredField {
+func appendRequired(out []requiredField, t reflect.Type, index []int, path []string) (_ []requiredField, err error) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if f.Type == baseType || !f.IsExported() && !f.Anonymous {
 			continue
 		}
-		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "-" || opts == "embed" && f.Type.Kind() != reflect.Struct {
+		name, embed := jsonTag(f)
+		if name == "-" || embed && f.Type.Kind() != reflect.Struct {
 			continue
 		}
 		at := append(append([]int(nil), index...), i)
 		names := append([]string(nil), path...)
 		switch {
-		case f.Anonymous && name == "" || opts == "embed": // its members stand in this object
+		case embed: // its members stand in this object
 		case name == "":
 			names = append(names, f.Name)
 		default:
 			names = append(names, name)
 		}
-		if f.Tag.Get("event") == "required" {
-			out = append(out, requiredField{index: at, path: names})
+		switch rule := f.Tag.Get("event"); rule {
+		case "":
+		case "required", "present":
+			out = append(out, requiredField{index: at, path: names, empty: rule == "present"})
+		default:
+			return nil, fmt.Errorf("field %s: tag event:%q: want required or present", f.Name, rule)
 		}
 		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() != "time" {
-			out = appendRequired(out, f.Type, at, names)
+			if out, err = appendRequired(out, f.Type, at, names); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return out
+	return out, nil
+}
+
+// jsonTag returns a field's JSON name, "" for the Go name, and whether its
+// members stand in the object around it instead.
+func jsonTag(f reflect.StructField) (name string, embed bool) {
+	name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+	embed = f.Anonymous && name == ""
+	for o := range strings.SplitSeq(opts, ",") {
+		embed = embed || o == "embed"
+	}
+	return name, embed
+}
+
+// commonNames are the members that Base stands for.
+var commonNames = func() map[string]bool {
+	m := map[string]bool{}
+	for i := range baseType.NumField() {
+		name, _ := jsonTag(baseType.Field(i))
+		m[name] = true
+	}
+	return m
+}()
+
+// ownNames looks at the members that t adds to Base's. It returns one that
+// hides a common field ("" for none), and whether t may also write members that
+// only its values know.
+func ownNames(t reflect.Type) (hides string, open bool) {
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Marshaler]()) ||
+		reflect.PointerTo(t).Implements(reflect.TypeFor[json.MarshalerTo]()) {
+		open = true
+	}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Type == baseType || !f.IsExported() && !f.Anonymous {
+			continue
+		}
+		name, embed := jsonTag(f)
+		switch {
+		case !embed && commonNames[name]:
+			return name, open
+		case embed && f.Type.Kind() == reflect.Struct:
+			h, o := ownNames(f.Type)
+			if h != "" {
+				return h, open
+			}
+			open = open || o
+		case embed:
+			open = true
+		}
+	}
+	return "", open
 }
 
 func (f requiredField) missing(d *Definition) error {
@@ -62,6 +121,9 @@ func (d *Definition) checkSet(s settable) error {
 	}
 	v := reflect.ValueOf(s).Elem()
 	for _, f := range d.required {
+		if f.empty {
+			continue
+		}
 		fv := v.FieldByIndex(f.index)
 		switch fv.Kind() {
 		case reflect.String, reflect.Map, reflect.Slice:
@@ -118,35 +180,4 @@ func (d *Definition) checkPresent(s settable, b Base, body []byte) error {
 		}
 	}
 	return nil
-}
-
-// member returns the value of one member of a JSON object, without decoding the
-// rest. Its memory is bounded by the body's; what stands behind the member is
-// not looked at.
-func member(body []byte, name string) (jsontext.Value, bool, error) {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true))
-	tok, err := dec.ReadToken()
-	if err != nil {
-		if errors.Is(err, io.EOF) {
-			err = &jsontext.SyntacticError{Err: io.ErrUnexpectedEOF}
-		}
-		return nil, false, err
-	}
-	if tok.Kind() != '{' {
-		return nil, false, errNoObject
-	}
-	for dec.PeekKind() != '}' {
-		tok, err := dec.ReadToken()
-		if err != nil {
-			return nil, false, err
-		}
-		if tok.String() == name {
-			v, err := dec.ReadValue()
-			return v.Clone(), err == nil, err
-		}
-		if err := dec.SkipValue(); err != nil {
-			return nil, false, err
-		}
-	}
-	return nil, false, nil
 }

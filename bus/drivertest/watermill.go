@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +55,15 @@ func newWatermillPair(t testing.TB, h Harness, group string) (message.Publisher,
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &watermillPublisher{watermillPair: p}, &watermillSubscriber{Subscriber: sub, pair: p}
+	half := &watermillPublisher{watermillPair: p}
+	other := &watermillSubscriber{Subscriber: sub, pair: p}
+	// The suite forgets some of them.
+	t.Cleanup(func() {
+		if err := errors.Join(half.Close(), other.Close()); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return half, other
 }
 
 // close is called by either half, once.

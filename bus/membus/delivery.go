@@ -7,23 +7,25 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/aura360/eventbus/bus/driver"
 	"github.com/aura360/eventbus/internal/inflight"
 )
 
 // message makes a new message of r. The metadata is the consumer's own.
 func (r *record) message() *message.Message {
 	msg := message.NewMessage(r.uuid, r.payload)
-	if len(r.headers) > 0 {
+	// NewMessage's map holds eight before it grows.
+	if len(r.headers) > 8 {
 		msg.Metadata = make(message.Metadata, len(r.headers))
-		for _, h := range r.headers {
-			msg.Metadata[h.name] = h.value
-		}
+	}
+	for _, h := range r.headers {
+		msg.Metadata[h.name] = h.value
 	}
 	return msg
 }
 
 // delivery is one message in a consumer's hands, and is its context: the values
-// of Subscribe's, and an end of its own.
+// of Subscribe's, and an end of its own. It is a driver.Settler too.
 //
 // A context.WithCancel per message would take the lock of Subscribe's context
 // twice for each. This one makes its channel when somebody asks for it, which
@@ -32,6 +34,7 @@ type delivery struct {
 	context.Context // Subscribe's
 
 	topic  *topic
+	direct bool // the consumer calls driver.Settle
 	msg    *message.Message
 	ticket inflight.Ticket[*record]
 
@@ -49,16 +52,16 @@ type delivery struct {
 func (d *delivery) watch() {
 	select {
 	case <-d.msg.Acked():
-		d.settled(true)
+		d.Settled(true)
 	case <-d.msg.Nacked():
-		d.settled(false)
+		d.Settled(false)
 	case <-d.Done():
 	}
 }
 
-// settled is told once per message; a delivery that was given back meanwhile
+// Settled implements driver.Settler. A delivery that was given back meanwhile
 // changes nothing.
-func (d *delivery) settled(acked bool) {
+func (d *delivery) Settled(acked bool) {
 	t := d.topic
 	t.mu.Lock()
 	if s := d.sub; s != nil {
@@ -100,6 +103,14 @@ func (d *delivery) end() {
 	for f := range after {
 		go (*f)()
 	}
+}
+
+// Value implements context.Context.
+func (d *delivery) Value(key any) any {
+	if d.direct && driver.IsSettleKey(key) {
+		return d
+	}
+	return d.Context.Value(key)
 }
 
 // Done implements context.Context.

@@ -123,7 +123,7 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 	}
 	// One message at a time is the common case and needs no list.
 	if len(msgs) == 1 {
-		r, err := b.broker.record(msgs[0])
+		r, err := t.record(msgs[0])
 		if err == nil {
 			var one [1]*record
 			one[0] = r
@@ -144,7 +144,7 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 	}
 	index := make([]int, 0, len(msgs)) // of each record in msgs
 	for i, msg := range msgs {
-		r, err := b.broker.record(msg)
+		r, err := t.record(msg)
 		if err != nil {
 			fail(i, err)
 			continue

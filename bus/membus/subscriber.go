@@ -144,7 +144,14 @@ func (s *subscription) start() {
 
 // deliver puts a message into the channel, which has room.
 func (s *subscription) deliver(r *record, ticket inflight.Ticket[*record]) {
-	d := &delivery{Context: s.ctx, topic: s.topic, sub: s, ticket: ticket, prev: s.last}
+	d := &delivery{
+		Context: s.ctx,
+		topic:   s.topic,
+		direct:  s.subscriber.opts.DirectSettle,
+		sub:     s,
+		ticket:  ticket,
+		prev:    s.last,
+	}
 	if s.last != nil {
 		s.last.next = d
 	} else {
@@ -154,11 +161,13 @@ func (s *subscription) deliver(r *record, ticket inflight.Ticket[*record]) {
 	s.free--
 	s.group.free--
 	s.inFlight++
-	d.msg = r.message()
-	if s.subscriber.opts.DirectSettle {
-		d.msg.SetContext(driver.WithSettle(d, d.settled))
+	if d.msg = r.ready; d.msg != nil {
+		r.ready = nil
 	} else {
-		d.msg.SetContext(d)
+		d.msg = r.message()
+	}
+	d.msg.SetContext(d)
+	if !s.subscriber.opts.DirectSettle {
 		s.subscriber.watchers.Go(d.watch)
 	}
 	s.messages <- d.msg

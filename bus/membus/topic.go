@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -54,10 +55,11 @@ func (br *broker) create(name string, partitions int) (*topic, error) {
 	return t, nil
 }
 
-// record is a message as the broker keeps it. It never changes after it was
-// published, and any number of deliveries may be made from it.
+// record is a message as the broker keeps it. Any number of deliveries may be
+// made from it.
 type record struct {
-	seq     uint64 // in the topic
+	seq     uint64           // in the topic
+	ready   *message.Message // for the first delivery; guarded by the topic's mu
 	uuid    string
 	key     string
 	payload message.Payload
@@ -66,8 +68,9 @@ type record struct {
 
 type header struct{ name, value string }
 
-// record copies what the publisher may change after Publish.
-func (br *broker) record(msg *message.Message) (*record, error) {
+// record copies what the publisher may change after Publish. Where a delivery
+// can be expected at once it makes that as well, outside of the topic's lock.
+func (t *topic) record(msg *message.Message) (*record, error) {
 	r := &record{uuid: msg.UUID, key: driver.Key(msg), payload: msg.Payload}
 	size := len(msg.UUID) + len(msg.Payload)
 	if len(msg.Metadata) > 0 {
@@ -77,8 +80,11 @@ func (br *broker) record(msg *message.Message) (*record, error) {
 			size += len(k) + len(v)
 		}
 	}
-	if limit := br.cfg.MaxMessageBytes; limit > 0 && size > limit {
+	if limit := t.broker.cfg.MaxMessageBytes; limit > 0 && size > limit {
 		return nil, fmt.Errorf("%w: message of %d bytes, the limit is %d", driver.ErrPermanent, size, limit)
+	}
+	if t.prompt.Load() {
+		r.ready = r.message()
 	}
 	return r, nil
 }
@@ -92,6 +98,10 @@ func (br *broker) record(msg *message.Message) (*record, error) {
 type topic struct {
 	broker *broker
 	name   string
+
+	// prompt: what is published now is delivered soon, as far as one can tell.
+	// A message made ahead is larger than its record, so not for a backlog.
+	prompt atomic.Bool
 
 	mu      sync.Mutex // guards everything below, groups and subscriptions included
 	seq     uint64     // of the last message
@@ -114,8 +124,13 @@ func (t *topic) publish(ctx context.Context, closing <-chan struct{}, records []
 			t.append(records[taken])
 			taken++
 		}
+		prompt := false
 		for _, g := range t.groups {
 			g.dispatch()
+			prompt = prompt || g.free > 0 || g.window.Ready() < 64
+		}
+		if t.prompt.Load() != prompt {
+			t.prompt.Store(prompt)
 		}
 		if taken == len(records) {
 			return taken, nil

@@ -24,6 +24,7 @@ import (
 )
 
 func TestKilledKafkaKeepsItsRecords(t *testing.T) {
+	t.Parallel()
 	k := brokertest.StartKafka(t, brokertest.KafkaOptions{})
 	createTopic(t, k.Addr, "s", 1)
 	produce(t, k.Addr, "s", "a")
@@ -37,6 +38,7 @@ func TestKilledKafkaKeepsItsRecords(t *testing.T) {
 }
 
 func TestThreeKafkaNodesOutliveOne(t *testing.T) {
+	t.Parallel()
 	k := brokertest.StartKafka(t, brokertest.KafkaOptions{Nodes: 3})
 	createTopic(t, k.Addr, "s", 3)
 	produce(t, k.Addr, "s", "a")
@@ -53,6 +55,7 @@ func TestThreeKafkaNodesOutliveOne(t *testing.T) {
 }
 
 func TestProxiedKafkaCanBeCutOff(t *testing.T) {
+	t.Parallel()
 	k := brokertest.StartKafka(t, brokertest.KafkaOptions{Proxied: true})
 	createTopic(t, k.Addr, "s", 1)
 	produce(t, k.Addr, "s", "a")
@@ -93,6 +96,7 @@ func TestTopicMayAskForLargeRecords(t *testing.T) {
 }
 
 func TestSecureListenersRefuseWrongCredentials(t *testing.T) {
+	t.Parallel()
 	t.Run("shared", func(t *testing.T) { testSecurity(t, brokertest.KafkaSecure(t)) })
 	t.Run("throw-away", func(t *testing.T) {
 		testSecurity(t, brokertest.StartKafka(t, brokertest.KafkaOptions{Secure: true}).Security)

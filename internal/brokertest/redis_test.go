@@ -81,12 +81,21 @@ func TestRedisWithTLSAndUsers(t *testing.T) {
 }
 
 func TestSentinelPromotesTheReplica(t *testing.T) {
+	t.Parallel()
 	s := brokertest.StartRedisSentinel(t)
 	c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: s.Master, SentinelAddrs: []string{s.Sentinel.Addr}})
 	defer c.Close()
-	add(t, c, "s", "a")
-	s.Primary.Kill()
 	ctx := testContext(t)
+	// Replication is asynchronous, and WAIT speaks of its own connection's writes.
+	conn := c.Conn()
+	defer conn.Close()
+	if err := conn.XAdd(ctx, &redis.XAddArgs{Stream: "s", Values: []string{"v", "a"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := conn.Wait(ctx, 1, 10*time.Second).Result(); n != 1 {
+		t.Fatalf("%d replicas have the entry, want 1 (%v)", n, err)
+	}
+	s.Primary.Kill()
 	for {
 		if err := c.XAdd(ctx, &redis.XAddArgs{Stream: "s", Values: []string{"v", "b"}}).Err(); err == nil {
 			break
@@ -101,6 +110,7 @@ func TestSentinelPromotesTheReplica(t *testing.T) {
 }
 
 func TestClusterSharesTheKeys(t *testing.T) {
+	t.Parallel()
 	cluster := brokertest.StartRedisCluster(t)
 	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs})
 	defer c.Close()

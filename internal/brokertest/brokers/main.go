@@ -26,11 +26,7 @@ var errNothing = errors.New("no broker is running: start them with scripts/broke
 const folder = ".brokers"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	err := run(ctx, os.Args[1:])
+	err := run(os.Args[1:])
 	if err == nil {
 		return
 	}
@@ -41,7 +37,11 @@ func main() {
 	os.Exit(1)
 }
 
-func run(ctx context.Context, args []string) error {
+func run(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
 	if len(args) == 0 {
 		return errors.New("want up, down, env, status or backends")
 	}

@@ -278,7 +278,7 @@ func (k Kafka) secure(p map[string]string) {
 	const pkg = "org.apache.kafka.common.security."
 	for _, l := range []Listener{SASLPlaintext, SASLSSL} {
 		at := "listener.name." + strings.ToLower(string(l)) + "."
-		p[at+"plain.sasl.jaas.config"] = fmt.Sprintf(`%splain.PlainLoginModule required user_%s="%s";`, pkg, User, Password)
+		p[at+"plain.sasl.jaas.config"] = fmt.Sprintf(`%splain.PlainLoginModule required user_%s=%q;`, pkg, User, Password)
 		p[at+"scram-sha-256.sasl.jaas.config"] = pkg + "scram.ScramLoginModule required;"
 		p[at+"scram-sha-512.sasl.jaas.config"] = pkg + "scram.ScramLoginModule required;"
 		at += "oauthbearer."

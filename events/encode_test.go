@@ -1,0 +1,205 @@
+package events_test
+
+import (
+	"errors"
+	"maps"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aura360/eventbus/events"
+)
+
+func TestEncodeFillsTheCommonFields(t *testing.T) {
+	before := time.Now().UTC().Truncate(time.Microsecond)
+	enc := encode(t, simple{})
+	b := enc.Base
+	if len(b.ID) != 36 || b.ID[14] != '7' || b.Type != "simple" || b.Version != 1 || b.Timestamp.Before(before) || enc.Key != "" {
+		t.Errorf("filled %+v", b)
+	}
+
+	fill := events.Base{ID: "f", Timestamp: at, TraceID: "tr", UserID: "u", Metadata: map[string]any{"m": 1.0}}
+	enc, err := events.Encode(&simple{}, fill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"event_id":"f","event_type":"simple","timestamp":"2025-01-07T12:34:56.123456Z","trace_id":"tr","user_id":"u","metadata":{"m":1}}`
+	if string(enc.Body) != want || enc.Key != "u" {
+		t.Errorf("key %q, body\n%s\nwant\n%s", enc.Key, enc.Body, want)
+	}
+
+	own := simple{events.Base{ID: "o", Type: "simple", Version: 1, UserID: "me", TraceID: "mine",
+		Timestamp: time.Date(2025, 1, 7, 13, 34, 56, 123456789, time.FixedZone("CET", 3600)), Metadata: map[string]any{}}}
+	if enc, err = events.Encode(own, fill); err != nil {
+		t.Fatal(err)
+	}
+	want = `{"event_id":"o","event_type":"simple","timestamp":"2025-01-07T12:34:56.123456Z","trace_id":"mine","user_id":"me","metadata":{}}`
+	if string(enc.Body) != want {
+		t.Errorf("body\n%s\nwant\n%s", enc.Body, want)
+	}
+	if got := events.BaseOf(own); got.ID != "o" || got.Timestamp.Nanosecond() != 123456789 {
+		t.Errorf("Encode changed its argument: %+v", got)
+	}
+}
+
+func TestEncodeRefusesBadCommonFields(t *testing.T) {
+	for _, c := range []struct {
+		base  events.Base
+		field string
+	}{
+		{events.Base{ID: strings.Repeat("x", 201)}, "event_id"},
+		{events.Base{ID: "a\nb"}, "event_id"},
+		{events.Base{ID: "a\x7f"}, "event_id"},
+		{events.Base{ID: "a\xff"}, "event_id"},
+		{events.Base{Type: "other"}, "event_type"},
+		{events.Base{Version: 2}, "event_version"},
+		{events.Base{Timestamp: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}, "timestamp"},
+		{events.Base{Timestamp: time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)}, "timestamp"},
+		{events.Base{TraceID: "\xff"}, "trace_id"},
+		{events.Base{UserID: "\xff"}, "user_id"},
+		{events.Base{Metadata: map[string]any{"c": make(chan int)}}, "metadata.c"},
+		{events.Base{Metadata: map[string]any{"f": math.NaN()}}, "metadata.f"},
+		{events.Base{Metadata: map[string]any{"s": []any{"\xff"}}}, "metadata.s.0"},
+	} {
+		enc, err := events.Encode(simple{c.base}, events.Base{})
+		wantError(t, err, events.ReasonInvalid, c.field)
+		if !reflect.DeepEqual(enc, events.Encoded{}) {
+			t.Errorf("%s: an error came with %+v", c.field, enc)
+		}
+	}
+	if _, err := events.Encode(simple{events.Base{ID: strings.Repeat("x", 200)}}, events.Base{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEncodeRefusesWhatIsNoEvent(t *testing.T) {
+	_, err := events.Encode(nil, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "")
+	_, err = events.Encode((*orderPlaced)(nil), events.Base{})
+	wantError(t, err, events.ReasonInvalid, "")
+	_, err = events.Encode(undefined{}, events.Base{})
+	wantError(t, err, events.ReasonUnknownType, "")
+}
+
+func TestPublishingNeedsRequiredFields(t *testing.T) {
+	if body := string(encode(t, order()).Body); !strings.Contains(body,
+		`"metadata":{},"item":{"sku":"s","count":0,"gift":false,"note":""},"due":"2025-01-07T12:34:56.123456Z","tags":[""],"attrs":{"a":null},"total":0,"any":false,"memo":""}`) {
+		t.Errorf("0, false and \"\" are values; body %s", body)
+	}
+	for field, empty := range map[string]func(*orderPlaced){
+		"item.sku": func(e *orderPlaced) { e.Item.SKU = "" },
+		"due":      func(e *orderPlaced) { e.Due = time.Time{} },
+		"tags":     func(e *orderPlaced) { e.Tags = []string{} },
+		"attrs":    func(e *orderPlaced) { e.Attrs = nil },
+		"total":    func(e *orderPlaced) { e.Total = nil },
+		"any":      func(e *orderPlaced) { e.Any = nil },
+	} {
+		e := order()
+		empty(&e)
+		_, err := events.Encode(e, events.Base{})
+		wantError(t, err, events.ReasonInvalid, field)
+	}
+}
+
+func TestDefaulterValidatorAndKeyWorkOnTheCopy(t *testing.T) {
+	e := dressed{Base: events.Base{UserID: "u"}}
+	for _, e := range []events.Event{e, &e} {
+		enc := encode(t, e)
+		if enc.Key != "room-u" || !strings.Contains(string(enc.Body), `"room":"u"`) {
+			t.Errorf("key %q, body %s", enc.Key, enc.Body)
+		}
+	}
+	if e.Room != "" {
+		t.Error("the publisher's event was changed")
+	}
+	_, err := events.Encode(dressed{Room: "r", Seats: -1}, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "")
+	if !errors.Is(err, errSeats) {
+		t.Errorf("%v: want Validate's error in the chain", err)
+	}
+	_, err = events.Encode(dressed{}, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "room")
+	_, err = events.Encode(dressed{Room: "drop-id"}, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "event_id")
+	_, err = events.Encode(dressed{Room: "drop-time"}, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "timestamp")
+	// Reading asks for neither.
+	got, err := events.Decode[dressed](nil, []byte(`{"event_id":"1","event_type":"dressed","timestamp":"2025-01-07T12:34:56","room":"r","seats":-1}`))
+	if err != nil || got.Seats != -1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestOwnFieldsCannotBreakTheWire(t *testing.T) {
+	for name, e := range map[string]events.Event{
+		"event_id":      openEvent{Extra: map[string]events.Raw{"event_id": events.Raw(`"x"`)}},
+		"event_version": openEvent{Extra: map[string]events.Raw{"event_version": events.Raw(`9`)}},
+		"timestamp":     stubborn{JSON: `{"a":1,"timestamp":2}`},
+	} {
+		_, err := events.Encode(e, events.Base{})
+		wantError(t, err, events.ReasonInvalid, name)
+	}
+	_, err := events.Encode(stubborn{JSON: `"x"`}, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "")
+	_, err = events.Encode(stubborn{JSON: `{"a":`}, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "")
+	if got := string(encode(t, stubborn{JSON: ` { } `, Base: events.Base{ID: "i", Timestamp: at}}).Body); !strings.HasSuffix(got, `"metadata":{}}`) {
+		t.Errorf("body %s", got)
+	}
+	e := order()
+	e.Item.Extra = map[string]events.Raw{"sku": events.Raw(`"other"`)}
+	_, err = events.Encode(e, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "item.sku")
+	e.Item.Extra = map[string]events.Raw{"x": events.Raw(`{`)}
+	_, err = events.Encode(e, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "item.x")
+	e = order()
+	e.Later = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+	_, err = events.Encode(e, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "later")
+	e = order()
+	e.Free = func() {}
+	_, err = events.Encode(e, events.Base{})
+	wantError(t, err, events.ReasonInvalid, "free")
+
+	in := openEvent{Base: events.Base{ID: "i"}, Extra: map[string]events.Raw{"z": events.Raw(`1.50`), "a": events.Raw(`null`)}}
+	got, err := events.Decode[openEvent](nil, encode(t, in).Body)
+	if err != nil || !reflect.DeepEqual(got.Extra, in.Extra) {
+		t.Errorf("%v, %v", got.Extra, err)
+	}
+}
+
+func TestHeaderIsTheOrdinaryMetadata(t *testing.T) {
+	e := order()
+	e.TraceID = "4bf92f3577b34da6a3ce929d0e0e4736"
+	got := encode(t, e).Header("/shop")
+	want := map[string]string{
+		"event_id": "o-1", "event_type": "order.placed", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+		"ce_specversion": "1.0", "ce_id": "o-1", "ce_type": "order.placed", "ce_source": "/shop",
+		"content-type": "application/json", "eb_key": "u-1",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	got = encode(t, simple{}).Header("")
+	if trace, ok := got["trace_id"]; !ok || trace != "" || got["ce_source"] != "/unknown" {
+		t.Errorf("got %v", got)
+	}
+	if _, ok := got["eb_key"]; ok {
+		t.Error("an event without a key has a key header")
+	}
+}
+
+func TestSourceOf(t *testing.T) {
+	for service, want := range map[string]string{
+		"": "/unknown", "//": "/unknown", "vectordb": "/vectordb", "vector db": "/vector%20db", "a/b": "/a/b", "//host/x": "/host/x",
+		"a:b": "/a%3Ab", "100%": "/100%25", "ñ": "/%C3%B1", "urn:": "/urn%3A", "urn:a:b": "urn:a:b",
+		"https://aura360.app/api": "https://aura360.app/api", "https://": "/https%3A//", "https://a b/": "/https%3A//a%20b/",
+	} {
+		if got := events.SourceOf(service); got != want {
+			t.Errorf("SourceOf(%q) = %q, want %q", service, got, want)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/aura360/eventbus/bus"
+	"github.com/aura360/eventbus/events"
+	"github.com/aura360/eventbus/events/aura360"
+	"github.com/aura360/eventbus/router"
+)
+
+// users spreads the events over keys, as real traffic is.
+const users = 1000
+
+// event is an ordinary one: about 300 bytes of JSON.
+func event(i int) aura360.MoodCreated {
+	return aura360.MoodCreated{
+		Base: events.Base{UserID: fmt.Sprintf("user-%d", i%users)},
+		Data: aura360.Mood{Score: float64(i%10 + 1), Tags: []string{"calm", "rested"}, Notes: "slept well, walked to work"},
+	}
+}
+
+// wire is n events as our publish chain sends them: the bare side sends the
+// same bytes and the same metadata.
+func wire(n int) ([]*message.Message, error) {
+	out := make([]*message.Message, n)
+	for i := range out {
+		enc, err := events.Encode(event(i), events.Base{})
+		if err != nil {
+			return nil, err
+		}
+		out[i] = message.NewMessage(enc.Base.ID, enc.Body)
+		out[i].Metadata = enc.Header(events.SourceOf("bench"))
+	}
+	return out, nil
+}
+
+// publishOurs publishes typed events one at a time through the whole chain.
+func publishOurs(b *bus.Bus) side {
+	return func(ctx context.Context, n int) (time.Duration, error) {
+		evs := make([]events.Event, n)
+		for i := range evs {
+			evs[i] = event(i)
+		}
+		start := time.Now()
+		for _, e := range evs {
+			if err := b.Publish(ctx, e); err != nil {
+				return 0, err
+			}
+		}
+		return time.Since(start), nil
+	}
+}
+
+// publishBare publishes ready messages one at a time with the adapter itself.
+func publishBare(p message.Publisher, topic string) side {
+	return func(_ context.Context, n int) (time.Duration, error) {
+		msgs, err := wire(n)
+		if err != nil {
+			return 0, err
+		}
+		start := time.Now()
+		for _, m := range msgs {
+			if err := p.Publish(topic, m); err != nil {
+				return 0, err
+			}
+		}
+		return time.Since(start), nil
+	}
+}
+
+// groupSeq makes a group of its own for every drain: each starts at the oldest.
+var groupSeq atomic.Int64
+
+func newGroup() string {
+	return fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), groupSeq.Add(1))
+}
+
+// patience is how long a drain may take as a whole.
+const patience = 3 * time.Minute
+
+// consumeOurs drains n events with a typed handler through the whole chain. The
+// clock runs from the first handled event to the last: joining a group is not
+// what is compared.
+func consumeOurs(b *bus.Bus) side {
+	return func(ctx context.Context, n int) (time.Duration, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		r, err := router.New(b, newGroup())
+		if err != nil {
+			return 0, err
+		}
+		var seen atomic.Int64
+		var start, end time.Time
+		router.Handle(r, "count", func(context.Context, aura360.MoodCreated) error {
+			switch seen.Add(1) {
+			case 1:
+				start = time.Now()
+			case int64(n):
+				end = time.Now()
+				cancel()
+			}
+			return nil
+		})
+		if err := r.Run(ctx); err != nil {
+			return 0, err
+		}
+		if seen.Load() < int64(n) {
+			return 0, fmt.Errorf("%d of %d events within %v", seen.Load(), n, patience)
+		}
+		return end.Sub(start), nil
+	}
+}
+
+// consumeBare drains n messages with the adapter's subscriber itself.
+func consumeBare(open func(group string) (message.Subscriber, error), topic string) side {
+	return func(ctx context.Context, n int) (time.Duration, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		s, err := open(newGroup())
+		if err != nil {
+			return 0, err
+		}
+		msgs, err := s.Subscribe(ctx, topic)
+		if err != nil {
+			return 0, err
+		}
+		var start, end time.Time
+		seen := 0
+		for m := range msgs {
+			m.Ack()
+			if seen++; seen == 1 {
+				start = time.Now()
+			}
+			if seen == n {
+				end = time.Now()
+				break
+			}
+		}
+		if seen < n {
+			return 0, fmt.Errorf("%d of %d messages within %v", seen, n, patience)
+		}
+		return end.Sub(start), s.Close()
+	}
+}
+
+// fill makes sure that the topic holds at least n events, published by many at
+// once.
+func fill(b *bus.Bus, n int) error {
+	const workers = 32
+	errs := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			var err error
+			for i := w; i < n && err == nil; i += workers {
+				err = b.Publish(context.Background(), event(i))
+			}
+			errs <- err
+		}()
+	}
+	var err error
+	for range workers {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
