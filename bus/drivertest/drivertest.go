@@ -24,6 +24,7 @@
 package drivertest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -109,12 +110,7 @@ func Run(t *testing.T, h Harness) {
 	if h.Open == nil {
 		t.Fatal("drivertest: Harness.Open is nil")
 	}
-	if h.Wait == 0 {
-		h.Wait = 30 * time.Second
-	}
-	if h.Quiet == 0 {
-		h.Quiet = 100 * time.Millisecond
-	}
+	h = h.withDefaults()
 	for name, x := range h.Except {
 		if !slices.Contains(Cases(), name) {
 			t.Errorf("drivertest: Except names %q, which is no case", name)
@@ -131,6 +127,12 @@ func Run(t *testing.T, h Harness) {
 			runCase(t, h, c)
 		})
 	}
+}
+
+func (h Harness) withDefaults() Harness {
+	h.Wait = cmp.Or(h.Wait, 30*time.Second)
+	h.Quiet = cmp.Or(h.Quiet, 100*time.Millisecond)
+	return h
 }
 
 func runCase(t *testing.T, h Harness, c testCase) {

@@ -4,6 +4,7 @@ import "testing"
 
 // Case runs one case and returns how it failed.
 func Case(t testing.TB, h Harness, name string) []string {
+	h = h.withDefaults()
 	for _, c := range cases {
 		if c.name == name {
 			caps := h.capabilities(t)

@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +55,15 @@ func newWatermillPair(t testing.TB, h Harness, group string) (message.Publisher,
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &watermillPublisher{watermillPair: p}, &watermillSubscriber{Subscriber: sub, pair: p}
+	half := &watermillPublisher{watermillPair: p}
+	other := &watermillSubscriber{Subscriber: sub, pair: p}
+	// The suite forgets some of them.
+	t.Cleanup(func() {
+		if err := errors.Join(half.Close(), other.Close()); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return half, other
 }
 
 // close is called by either half, once.
@@ -72,6 +81,7 @@ type watermillPublisher struct {
 	once sync.Once
 }
 
+// Publish implements message.Publisher.
 func (p *watermillPublisher) Publish(topic string, msgs ...*message.Message) error {
 	if p.byValue {
 		msgs = slices.Clone(msgs)
@@ -83,6 +93,7 @@ func (p *watermillPublisher) Publish(topic string, msgs ...*message.Message) err
 	return p.backend.Publish(context.Background(), topic, msgs...)
 }
 
+// Close implements message.Publisher.
 func (p *watermillPublisher) Close() (err error) {
 	p.once.Do(func() { err = p.close() })
 	return err
@@ -94,6 +105,7 @@ type watermillSubscriber struct {
 	once sync.Once
 }
 
+// Close implements message.Subscriber.
 func (s *watermillSubscriber) Close() error {
 	err := s.Subscriber.Close()
 	s.once.Do(func() {

@@ -36,6 +36,9 @@ func (b *Backend) Lag(ctx context.Context, topic, group string) (lag int64, know
 			return r, err
 		}
 		committed, err := s.admin.ListConsumerGroupOffsets(group, map[string][]int32{topic: partitions})
+		if errors.Is(err, sarama.ErrGroupIDNotFound) { // what newer brokers say of it
+			return r, nil
+		}
 		if err != nil {
 			return r, err
 		}

@@ -8,11 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
-	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/IBM/sarama"
 
 	"github.com/aura360/eventbus/bus/driver"
-	"github.com/aura360/eventbus/internal/wlog"
 )
 
 const (
@@ -30,18 +28,20 @@ const (
 	maxConnectPause = 5 * time.Second
 )
 
-// producer is a stock publisher that is connected in the background.
+// producer does what the stock publisher does, marshal and SendMessage, on a
+// sarama.SyncProducer that is connected in the background.
 //
-// The stock one dials when it is made, cannot be cancelled, and its closed flag
-// is not safe to use beside Publish. So: it is made in the background, Publish
-// goes on in a goroutine that may outlive the caller's context, and it is closed
-// only when none is left.
+// The stock one could not be used as it is: it dials when it is made, and leaks
+// a client for each time that fails; it cannot be cancelled; and its closed flag
+// is not safe to use beside Publish. Here Publish goes on in a goroutine that
+// may outlive the caller's context, and close waits until none is left.
 type producer struct {
 	b    *Backend
 	wire *wire
 
-	ready chan struct{} // closed when stock is set
-	stock *kafka.Publisher
+	ready  chan struct{} // closed when client and sync are set
+	client sarama.Client
+	sync   sarama.SyncProducer
 
 	slots chan struct{}
 	wg    sync.WaitGroup // Publish goroutines, and connecting
@@ -73,7 +73,7 @@ func newProducer(b *Backend, maxBytes int) *producer {
 	return p
 }
 
-// connect makes the stock publisher, trying until it succeeds or close is called.
+// connect dials, trying until it succeeds or close is called.
 func (p *producer) connect(maxBytes int) {
 	cfg := p.b.producerConfig(p.wire, maxBytes)
 	if maxBytes > smallBytes {
@@ -81,16 +81,11 @@ func (p *producer) connect(maxBytes int) {
 	}
 	pause := minConnectPause
 	for failures := 0; ; failures++ {
-		stock, err := kafka.NewPublisher(kafka.PublisherConfig{
-			Brokers:               p.b.addrs,
-			Marshaler:             marshaler{},
-			OverwriteSaramaConfig: cfg,
-		}, wlog.New(nil)) // it logs nothing but a trace line per message
+		err := p.dial(cfg)
 		if err == nil {
 			if failures > 0 {
 				p.b.cfg.Log.Info("producer connected", "backend", name, "attempts", failures+1)
 			}
-			p.stock = stock
 			close(p.ready)
 			return
 		}
@@ -108,6 +103,22 @@ func (p *producer) connect(maxBytes int) {
 		}
 		pause = min(2*pause, maxConnectPause)
 	}
+}
+
+// dial makes a producer. Its client is made first, because sarama leaks that of
+// a producer for which it gets no producer id.
+func (p *producer) dial(cfg *sarama.Config) error {
+	client, err := sarama.NewClient(p.b.addrs, cfg)
+	if err != nil {
+		return err
+	}
+	sync, err := sarama.NewSyncProducerFromClient(client)
+	if err != nil {
+		_ = client.Close()
+		return err
+	}
+	p.client, p.sync = client, sync
+	return nil
 }
 
 // await waits until the producer is connected. Its error means that nothing was
@@ -165,9 +176,9 @@ func (p *producer) end() {
 
 // send sends one message and returns what became of it. It is not bounded by a
 // context but by sarama's retries, or by close.
-func (p *producer) send(topic string, msg *message.Message) driver.Result {
+func (p *producer) send(msg *sarama.ProducerMessage) driver.Result {
 	before := p.wire.mark()
-	err := p.stock.Publish(topic, msg)
+	_, _, err := p.sync.SendMessage(msg)
 	if err == nil {
 		return driver.Result{}
 	}
@@ -192,7 +203,7 @@ func (p *producer) close(ctx context.Context) error {
 		var err error
 		select {
 		case <-p.ready:
-			err = p.stock.Close()
+			err = errors.Join(p.sync.Close(), p.client.Close())
 		default:
 		}
 		p.wire.abort()

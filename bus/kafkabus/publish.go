@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 
 	"github.com/IBM/sarama"
@@ -13,6 +12,9 @@ import (
 
 	"github.com/aura360/eventbus/bus/driver"
 )
+
+// batchOverhead is more than what a batch of one adds to its record.
+const batchOverhead = 128
 
 var errDeliveryTimeout = errors.New("delivery timeout")
 
@@ -34,13 +36,13 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.DeliveryTimeout, errDeliveryTimeout)
 	defer cancel()
 
-	// The copies are for a caller that leaves early and uses its messages again.
-	route, copies := make([]*producer, n), make([]*message.Message, n)
+	route, records := make([]*producer, n), make([]*sarama.ProducerMessage, n)
 	for i, msg := range msgs {
-		copies[i] = message.NewMessage(msg.UUID, bytes.Clone(msg.Payload))
-		copies[i].Metadata = maps.Clone(msg.Metadata)
+		// Marshaled here, and the payload copied: a send may outlive this call.
+		records[i], _ = marshaler{}.Marshal(topic, msg)
+		records[i].Value = sarama.ByteEncoder(bytes.Clone(msg.Payload))
 		route[i] = b.small
-		if wireSize(msg) > smallBytes {
+		if records[i].ByteSize(2)+batchOverhead > smallBytes {
 			route[i] = b.large()
 		}
 		if i > 0 && route[i] == route[i-1] {
@@ -76,7 +78,7 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 				p.end()
 			}
 		}()
-		s.run(topic, copies, route)
+		s.run(records, route)
 	}()
 	select {
 	case <-s.done:
@@ -96,16 +98,6 @@ func (b *Backend) openLarge(route []*producer) *producer {
 	return nil
 }
 
-// wireSize is what sarama takes msg for, and a little more.
-func wireSize(msg *message.Message) int {
-	const record, header = 36 + 64, 10
-	size := record + len(msg.Payload) + header + 2*len(msg.UUID)
-	for k, v := range msg.Metadata {
-		size += header + len(k) + len(v)
-	}
-	return size
-}
-
 // sending is the state of one Publish. Its goroutine goes on after the caller
 // left, and then only finishes the message in hand.
 type sending struct {
@@ -118,13 +110,13 @@ type sending struct {
 	results []driver.Result
 }
 
-func (s *sending) run(topic string, msgs []*message.Message, route []*producer) {
+func (s *sending) run(records []*sarama.ProducerMessage, route []*producer) {
 	defer close(s.done)
-	for i, msg := range msgs {
+	for i, rec := range records {
 		if !s.next() {
 			return
 		}
-		if !s.settle(i, route[i].send(topic, msg)) {
+		if !s.settle(i, route[i].send(rec)) {
 			return
 		}
 	}

@@ -3,6 +3,7 @@ package kafkabus
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -178,6 +179,13 @@ func (noMetrics) Register(string, any) error        { return nil }
 func (noMetrics) RunHealthchecks()                  {}
 func (noMetrics) Unregister(string)                 {}
 func (noMetrics) UnregisterAll()                    {}
+
+// noTopicMetrics keeps sarama from measuring a topic in the metrics library's
+// global registry. It does so by mistake, when it works out the size of a fetch
+// request, and the first such meter starts a goroutine that never ends.
+func noTopicMetrics(topic string) {
+	metrics.DefaultRegistry.GetOrRegister("consumer-fetch-rate-for-topic-"+strings.ReplaceAll(topic, ".", "_"), metrics.NilMeter{})
+}
 
 // sleep waits for d and tells whether ctx is still alive.
 func sleep(ctx context.Context, d time.Duration) bool {

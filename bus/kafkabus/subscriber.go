@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -35,6 +37,7 @@ func (b *Backend) Subscriber(group string, opts driver.SubscriberOptions) (drive
 			return b.openStock(ctx, topic, group, opts.Instance)
 		},
 		CheckTopic: checkTopic,
+		Prepare:    asRead,
 	})}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -57,8 +60,59 @@ func (s *subscriber) Close() error {
 // stock is a stock subscriber to one topic, with what watches over it.
 type stock struct {
 	*kafka.Subscriber
-	watch *watch
-	wire  *wire
+	watch   *watch
+	wire    *wire
+	records *inHand
+}
+
+// Subscribe implements message.Subscriber.
+func (s *stock) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	return s.Subscriber.Subscribe(context.WithValue(ctx, inHandKey{}, s.records), topic)
+}
+
+// inHand is an unmarshaler that remembers the record that each partition has in
+// hand. The stock subscriber redelivers a copy of what the consumer did to the
+// message; the next consumer is to get the message as it was.
+type inHand struct {
+	marshaler
+	mu   sync.Mutex
+	last map[int32]*record
+}
+
+type record struct {
+	*sarama.ConsumerMessage
+	delivered bool
+}
+
+type inHandKey struct{}
+
+// Unmarshal implements kafka.Unmarshaler.
+func (h *inHand) Unmarshal(rec *sarama.ConsumerMessage) (*message.Message, error) {
+	h.mu.Lock()
+	h.last[rec.Partition] = &record{ConsumerMessage: rec}
+	h.mu.Unlock()
+	return h.marshaler.Unmarshal(rec)
+}
+
+// asRead makes a redelivered message what it was when it was read.
+func asRead(msg *message.Message) {
+	h, _ := msg.Context().Value(inHandKey{}).(*inHand)
+	partition, ok := kafka.MessagePartitionFromCtx(msg.Context())
+	offset, ok2 := kafka.MessagePartitionOffsetFromCtx(msg.Context())
+	if h == nil || !ok || !ok2 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rec := h.last[partition]
+	if rec == nil || rec.Offset != offset {
+		return
+	}
+	if rec.delivered {
+		was, _ := h.marshaler.Unmarshal(rec.ConsumerMessage)
+		msg.UUID, msg.Metadata, msg.Payload = was.UUID, was.Metadata, was.Payload
+	}
+	rec.delivered = true
 }
 
 // topicTimeout bounds the look at a topic before it is subscribed to.
@@ -72,12 +126,14 @@ func (b *Backend) openStock(ctx context.Context, topic, group, instance string) 
 	if err := b.findTopic(ctx, topic); err != nil {
 		return nil, err
 	}
+	noTopicMetrics(topic)
 	w := newWire(context.Background(), b.cfg)
 	w.joinTimeout = b.cfg.MaxPollInterval + b.cfg.SocketTimeout
 	v := newWatch(b.cfg.Log.With("backend", name, "topic", topic, "group", group))
+	records := &inHand{last: make(map[int32]*record)}
 	sub, err := kafka.NewSubscriber(kafka.SubscriberConfig{
 		Brokers:               b.addrs,
-		Unmarshaler:           marshaler{},
+		Unmarshaler:           records,
 		OverwriteSaramaConfig: b.consumerConfig(w, instance),
 		ConsumerGroup:         group,
 		NackResendSleep:       relay.NackResendSleep,
@@ -88,7 +144,7 @@ func (b *Backend) openStock(ctx context.Context, topic, group, instance string) 
 		w.abort()
 		return nil, err
 	}
-	return &stock{sub, v, w}, nil
+	return &stock{sub, v, w, records}, nil
 }
 
 // findTopic makes sure that a topic is there: the stock subscriber would try to

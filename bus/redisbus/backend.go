@@ -101,6 +101,9 @@ func (b *Backend) Subscriber(group string, opts driver.SubscriberOptions) (drive
 	if group == "" {
 		return nil, fmt.Errorf("redis: subscriber: %w: no group", driver.ErrPermanent)
 	}
+	if opts.MaxInFlight < 0 || opts.MaxInFlight > 10_000 {
+		return nil, fmt.Errorf("redis: subscriber: %w: MaxInFlight %d: want 1 to 10000", driver.ErrPermanent, opts.MaxInFlight)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {

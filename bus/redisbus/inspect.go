@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/redis/go-redis/v9"
@@ -111,10 +112,10 @@ func (b *Backend) eachMaster(ctx context.Context, f func(context.Context, redis.
 	if !ok {
 		return f(ctx, b.admin)
 	}
-	var mu = make(chan struct{}, 1)
+	var mu sync.Mutex
 	return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
-		mu <- struct{}{}
-		defer func() { <-mu }()
+		mu.Lock()
+		defer mu.Unlock()
 		return f(ctx, c)
 	})
 }

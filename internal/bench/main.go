@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ type options struct {
 	memory  int
 	only    string
 	out     string
+	profile string
 }
 
 func main() {
@@ -42,6 +44,7 @@ func main() {
 	flag.IntVar(&o.memory, "memory", 100000, "events per round in memory")
 	flag.StringVar(&o.only, "only", "", "run only the comparisons whose name contains this")
 	flag.StringVar(&o.out, "out", "", "file for every round in Go's benchmark format")
+	flag.StringVar(&o.profile, "cpuprofile", "", "file for a CPU profile of all of it")
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err := run(o); err != nil {
@@ -82,6 +85,17 @@ func run(o options) error {
 	fmt.Println("| work | bare | ours | difference | ratio of time | allocations bare / ours |")
 	fmt.Println("|---|---|---|---|---|---|")
 	var raw strings.Builder
+	if o.profile != "" {
+		f, err := os.Create(o.profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	for _, c := range all {
 		if !strings.Contains(c.name, o.only) {
 			continue

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -11,9 +12,11 @@ import (
 // delivery is one message on its way.
 type delivery struct {
 	msg   *message.Message
-	ctx   context.Context // the adapter's, as it was when the message came
-	done  <-chan struct{} // ctx.Done(); nil: the adapter gives a message no context of its own
-	nacks int             // times the message was nacked and came again
+	ctx   context.Context  // the adapter's, as it was when the message came
+	done  <-chan struct{}  // ctx.Done(); nil: the adapter gives a message no context of its own
+	own   *deliveryContext // the context of this delivery, a child of ctx
+	meta  message.Metadata // the metadata as it came, for when it comes again
+	nacks int              // times the message was nacked and came again
 }
 
 // over tells whether nothing can be learned from d any more.
@@ -32,32 +35,39 @@ type inflight struct {
 	next int // where pruning goes on
 }
 
-// arrived returns the delivery that msg is. The message that the adapter
-// redelivers is known by its context or, where the adapter dropped it, by its
-// UUID; it then takes the place of the one nacked.
+// arrived returns the delivery that msg is, and gives it a context of its own.
+// The message that the adapter redelivers is known by its context or, where the
+// adapter dropped it, by its UUID; it then takes the place of the one nacked,
+// whose context ends: the adapter has taken note of the nack. It comes with the
+// metadata that the first one came with, whatever a consumer did to that: the
+// adapters send a copy of the very message that was handled.
 func (f *inflight) arrived(base context.Context, msg *message.Message) delivery {
-	ctx := msg.Context()
-	done := ctx.Done()
-	if done == base.Done() {
-		done = nil // not the message's own: it says nothing about an ack
+	d := delivery{msg: msg, ctx: msg.Context()}
+	d.done = d.ctx.Done()
+	if d.done == base.Done() {
+		d.done = nil // not the message's own: it says nothing about an ack
 	}
 	for i := range f.list {
 		old := &f.list[i]
-		if done != nil && old.done != done || done == nil && old.msg.UUID != msg.UUID ||
+		if d.done != nil && old.done != d.done || d.done == nil && old.msg.UUID != msg.UUID ||
 			!isClosed(old.msg.Nacked()) {
 			continue
 		}
-		d := delivery{msg: msg, ctx: old.ctx, done: old.done, nacks: old.nacks + 1}
+		d.ctx, d.done, d.meta, d.nacks = old.ctx, old.done, old.meta, old.nacks+1
+		msg.Metadata = maps.Clone(d.meta)
 		f.remove(i)
-		msg.SetContext(d.ctx)
-		return d
+		break
 	}
-	if ctx.Done() == nil {
+	if d.ctx.Done() == nil {
 		// An adapter that gives no context: the values and the end at least.
-		ctx = base
-		msg.SetContext(ctx)
+		d.ctx = base
 	}
-	return delivery{msg: msg, ctx: ctx, done: done}
+	if d.nacks == 0 {
+		d.meta = maps.Clone(msg.Metadata)
+	}
+	d.own = &deliveryContext{Context: d.ctx}
+	msg.SetContext(d.own)
+	return d
 }
 
 // add lists a delivery that was forwarded. It looks at two others on the way,
@@ -79,6 +89,7 @@ func (f *inflight) add(d delivery) {
 }
 
 func (f *inflight) remove(i int) {
+	f.list[i].own.end()
 	last := len(f.list) - 1
 	f.list[i] = f.list[last]
 	f.list[last] = delivery{}

@@ -25,6 +25,9 @@
 //   - After a nack the Redis adapter redelivers a copy without any context (the
 //     Kafka adapter keeps it). The copy gets back the one of the message nacked.
 //
+// What a consumer sees is a child of it per delivery, which ends with it, or
+// when the adapter has taken note of a nack by sending the message again.
+//
 // # What ends what
 //
 // The stock subscription lives on a context of the relay's own. It carries the
