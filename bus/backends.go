@@ -84,7 +84,7 @@ func (c *Config) backendProblems() []error {
 
 // split returns the errors that errors.Join put together.
 func split(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // Join's own type, not one it wraps
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()
 	}
 	return []error{err}

@@ -317,8 +317,10 @@ func (d *Definition) decode(header map[string]string, body []byte) (_ settable, 
 }
 
 func (d *Definition) versionError(v int64) error {
-	return &Error{Type: d.Type, Field: "event_version", Reason: ReasonVersion,
-		Err: fmt.Errorf("%d: this build knows up to %d", v, d.Version)}
+	return &Error{
+		Type: d.Type, Field: "event_version", Reason: ReasonVersion,
+		Err: fmt.Errorf("%d: this build knows up to %d", v, d.Version),
+	}
 }
 
 func (d *Definition) badVersion(field string) error {
@@ -392,8 +394,10 @@ func TypeOf(header map[string]string, body []byte) (string, error) {
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil || s == "" || len(s) > maxTypeBytes {
-		return "", &Error{Field: "event_type", Reason: ReasonInvalid,
-			Err: fmt.Errorf("want a string of 1 to %d bytes", maxTypeBytes)}
+		return "", &Error{
+			Field: "event_type", Reason: ReasonInvalid,
+			Err: fmt.Errorf("want a string of 1 to %d bytes", maxTypeBytes),
+		}
 	}
 	return s, nil
 }

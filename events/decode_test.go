@@ -50,12 +50,12 @@ func TestDecodeIsLiberal(t *testing.T) {
 
 func TestDecodeSaysWhichFieldIsWrong(t *testing.T) {
 	full := string(encode(t, order()).Body)
-	change := func(old, new string) string {
+	change := func(old, to string) string {
 		t.Helper()
 		if !strings.Contains(full, old) {
 			t.Fatalf("%s is not in %s", old, full)
 		}
-		return strings.Replace(full, old, new, 1)
+		return strings.Replace(full, old, to, 1)
 	}
 	for _, c := range []struct {
 		name, body string
@@ -222,9 +222,11 @@ func TestTypeOf(t *testing.T) {
 }
 
 func TestNumbersSurvive(t *testing.T) {
-	for _, n := range []string{"0", "-0", "1", "1.5", "-12", "0.1", "1e+21", "1e-7", "123456789012345", "9007199254740992", "9007199254740993",
+	for _, n := range []string{
+		"0", "-0", "1", "1.5", "-12", "0.1", "1e+21", "1e-7", "123456789012345", "9007199254740992", "9007199254740993",
 		"-1234567890123456789", "18446744073709551616", "12345678901234567890123", "0.12345678901234566", "0.123456789012345678901", "1e400", "1e-400",
-		"3.141592653589793", "100000000000000000000"} {
+		"3.141592653589793", "100000000000000000000",
+	} {
 		body := []byte(fmt.Sprintf(simpleBody, `,"metadata":{"n":`+n+`,"in":[{"n":`+n+`}]}`))
 		e, err := events.Decode[simple](nil, body)
 		if err != nil {
@@ -246,8 +248,10 @@ func TestNumbersSurvive(t *testing.T) {
 func TestFreeValuesAreReadAsUsual(t *testing.T) {
 	body := fmt.Sprintf(simpleBody, `,"metadata":{"o":{},"a":[],"s":"x","t":true,"f":false,"z":null,"n":1,"d":[[{"k":["v"]}]]}`)
 	got, err := events.Decode[simple](nil, []byte(body))
-	want := map[string]any{"o": map[string]any{}, "a": []any{}, "s": "x", "t": true, "f": false, "z": nil, "n": 1.0,
-		"d": []any{[]any{map[string]any{"k": []any{"v"}}}}}
+	want := map[string]any{
+		"o": map[string]any{}, "a": []any{}, "s": "x", "t": true, "f": false, "z": nil, "n": 1.0,
+		"d": []any{[]any{map[string]any{"k": []any{"v"}}}},
+	}
 	if err != nil || !reflect.DeepEqual(got.Metadata, want) {
 		t.Errorf("%#v, %v", got.Metadata, err)
 	}
@@ -333,8 +337,16 @@ func TestErrorsQuoteNoData(t *testing.T) {
 			at += i + len(old)
 		}
 	}
-	for _, b := range []events.Base{{Type: secret}, {ID: secret + "\n"}, {ID: strings.Repeat(secret, 40)}, {ID: secret + "\xff"}, {UserID: secret + "\xff"},
-		{TraceID: secret + "\xff"}, {Metadata: map[string]any{"m": secret + "\xff"}}, {Metadata: map[string]any{"m": errors.New(secret)}}} {
+	for _, b := range []events.Base{
+		{Type: secret},
+		{ID: secret + "\n"},
+		{ID: strings.Repeat(secret, 40)},
+		{ID: secret + "\xff"},
+		{UserID: secret + "\xff"},
+		{TraceID: secret + "\xff"},
+		{Metadata: map[string]any{"m": secret + "\xff"}},
+		{Metadata: map[string]any{"m": errors.New(secret)}},
+	} {
 		e := order()
 		e.Base = b
 		_, err := events.Encode(e, events.Base{})

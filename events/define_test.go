@@ -12,9 +12,8 @@ import (
 )
 
 type (
-	undefined  struct{ events.Base }
-	undefinedB struct{ events.Base }
-	hidesUser  struct {
+	undefined struct{ events.Base }
+	hidesUser struct {
 		events.Base
 		Owner string `json:"user_id"`
 	}

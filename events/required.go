@@ -149,13 +149,17 @@ func (d *Definition) checkPresent(s settable, b Base, body []byte) error {
 	case b.ID == "":
 		return requiredField{path: []string{"event_id"}}.missing(d)
 	case len(b.ID) > maxIDBytes:
-		return &Error{Type: d.Type, Field: "event_id", Reason: ReasonInvalid,
-			Err: fmt.Errorf("%d bytes: want at most %d", len(b.ID), maxIDBytes)}
+		return &Error{
+			Type: d.Type, Field: "event_id", Reason: ReasonInvalid,
+			Err: fmt.Errorf("%d bytes: want at most %d", len(b.ID), maxIDBytes),
+		}
 	case b.Type == "":
 		return requiredField{path: []string{"event_type"}}.missing(d)
 	case b.Type != d.Type:
-		return &Error{Type: d.Type, Field: "event_type", Reason: ReasonInvalid,
-			Err: errors.New("the body's type is not the one its metadata names")}
+		return &Error{
+			Type: d.Type, Field: "event_type", Reason: ReasonInvalid,
+			Err: errors.New("the body's type is not the one its metadata names"),
+		}
 	case b.Timestamp.IsZero():
 		return requiredField{path: []string{"timestamp"}}.missing(d)
 	}

@@ -93,11 +93,10 @@ func readAny(dec *jsontext.Decoder) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		f, err := strconv.ParseFloat(string(v), 64)
-		if err != nil || !fitsFloat(v, f) {
-			return v.Clone(), nil
+		if f, err := strconv.ParseFloat(string(v), 64); err == nil && fitsFloat(v, f) {
+			return f, nil
 		}
-		return f, nil
+		return v.Clone(), nil
 	}
 	tok, err := dec.ReadToken()
 	if err != nil {

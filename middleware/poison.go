@@ -248,7 +248,7 @@ func PoisonPublish(sink PoisonSink) Publish {
 				}
 				// The sink's error is told, not wrapped: it is not why the publish failed.
 				if serr := callSink(ctx, sink, msgs[i], info); serr != nil {
-					results[i].Err = fmt.Errorf("%w (and the poison queue: %v)", r.Err, serr)
+					results[i].Err = fmt.Errorf("%w (and the poison queue: %s)", r.Err, serr.Error())
 					continue
 				}
 				sendingFrom(ctx).poisoned++

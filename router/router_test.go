@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -33,10 +32,10 @@ func mood(user string, score int) aura360.MoodCreated {
 // open returns a bus in memory that the test closes.
 func open(t *testing.T, cfg ...bus.Config) *bus.Bus {
 	t.Helper()
-	c := bus.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	c := bus.Config{Logger: slog.New(slog.DiscardHandler)}
 	if len(cfg) > 0 {
 		c = cfg[0]
-		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	c.Backend = bus.Memory
 	b, err := bus.Open(context.Background(), c)
@@ -458,8 +457,10 @@ func TestOuterSeesEachMessageOnceAndInnerEachTry(t *testing.T) {
 		}
 		close(done)
 		return nil
-	}, router.HandlerConfig{Inner: []message.HandlerMiddleware{count(&own)}, Timeout: time.Minute, Concurrency: 2, PerSecond: 1e6,
-		Burst: 100, Breaker: &middleware.BreakerConfig{Failures: 100}})
+	}, router.HandlerConfig{
+		Inner: []message.HandlerMiddleware{count(&own)}, Timeout: time.Minute, Concurrency: 2, PerSecond: 1e6,
+		Burst: 100, Breaker: &middleware.BreakerConfig{Failures: 100},
+	})
 	start(t, r)
 	publish(t, b, mood("u1", 1))
 	within(t, done, "the third try")

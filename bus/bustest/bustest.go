@@ -24,7 +24,6 @@ package bustest
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -95,7 +94,7 @@ func New(t testing.TB, opts ...Options) *Harness {
 	h.rng = rand.New(rand.NewPCG(h.opts.Seed, 0))
 	b, err := bus.OpenWith(context.Background(), bus.Config{
 		ServiceName: "bustest",
-		Logger:      slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger:      slog.New(slog.DiscardHandler),
 	}, h.broker)
 	if err != nil {
 		t.Fatalf("bustest: %v", err)
@@ -211,7 +210,7 @@ func (h *Harness) fetch() {
 func (h *Harness) deliver(d *delivery) {
 	h.t.Helper()
 	if h.opts.Crash {
-		h.attempt(d)
+		_ = h.attempt(d) // what became of it dies with the process
 		h.note("  %s crashes before the ack, and starts again", d.router.Group())
 		h.marks.forget()
 	}

@@ -100,7 +100,7 @@ func TestEachFaultShowsTheHandlerWhatItPromises(t *testing.T) {
 		"none":      {bustest.Options{}, "a1 b1 a2 b2"},
 		"duplicate": {bustest.Options{Duplicate: true}, "a1 b1 a2 b2"},
 		"redeliver": {bustest.Options{Redeliver: true}, "a1 b1 a2 b2 a1 b1 a2 b2"},
-		"crash":     {bustest.Options{Crash: true}, "a1 a1 b1 b1 a2 a2 b2 b2"},
+		"crash":     {bustest.Options{Crash: true}, strings.Join([]string{"a1", "a1", "b1", "b1", "a2", "a2", "b2", "b2"}, " ")},
 		"all":       {bustest.Options{Crash: true, Duplicate: true, Redeliver: true}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

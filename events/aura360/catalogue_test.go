@@ -38,37 +38,52 @@ var catalogue = []struct {
 	event events.Event
 }{
 	{"mood_created", "aura360.user.events", "user-123", aura360.MoodCreated{
-		Base: events.Base{ID: "0194a2c0-1111-7abc-8def-0123456789ab", Timestamp: at, UserID: "user-123",
-			TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", Metadata: map[string]any{"b": 1, "a": []any{"x", nil, true}}},
-		Data: aura360.Mood{Score: 7, Tags: []string{"happy", "☕"}, Notes: "slept <well> & long",
-			Extra: map[string]events.Raw{"weather": events.Raw(`"sun"`), "energy": events.Raw(`7.50`)}},
+		Base: events.Base{
+			ID: "0194a2c0-1111-7abc-8def-0123456789ab", Timestamp: at, UserID: "user-123",
+			TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", Metadata: map[string]any{"b": 1, "a": []any{"x", nil, true}},
+		},
+		Data: aura360.Mood{
+			Score: 7, Tags: []string{"happy", "☕"}, Notes: "slept <well> & long",
+			Extra: map[string]events.Raw{"weather": events.Raw(`"sun"`), "energy": events.Raw(`7.50`)},
+		},
 	}},
 	{"activity_created", "aura360.user.events", "user-123", aura360.ActivityCreated{
-		Base: base("user-123"), Data: aura360.Activity{ActivityType: "running", Duration: 30, Calories: 312.5}}},
+		Base: base("user-123"), Data: aura360.Activity{ActivityType: "running", Duration: 30, Calories: 312.5},
+	}},
 	{"ikigai_updated", "aura360.user.events", "user-123", aura360.IkigaiUpdated{
-		Base: base("user-123"), Data: aura360.Ikigai{Passions: []string{"music"}, Professions: []string{"nurse"}}}},
+		Base: base("user-123"), Data: aura360.Ikigai{Passions: []string{"music"}, Professions: []string{"nurse"}},
+	}},
 	{"profile_updated", "aura360.user.events", "user-123", aura360.ProfileUpdated{
-		Base: base("user-123"), Data: map[string]any{"name": "Ana", "age": 41, "nested": map[string]any{"z": 1.5, "a": nil}}}},
+		Base: base("user-123"), Data: map[string]any{"name": "Ana", "age": 41, "nested": map[string]any{"z": 1.5, "a": nil}},
+	}},
 	{"context_aggregated", "aura360.context.aggregated", "user-123", aura360.ContextAggregated{
-		Base: base("user-123"), ContextData: snapshot()}},
+		Base: base("user-123"), ContextData: snapshot(),
+	}},
 	{"context_vectorized", "aura360.context.vectorized", "user-123", aura360.ContextVectorized{
 		Base: base("user-123"), ContextData: snapshot(), Vectors: [][]float64{{0.1, -0.25, 1e-7}, {1, 0, 3}},
-		EmbeddingModel: "text-embedding-3-small", EmbeddingVersion: "2024-01"}},
+		EmbeddingModel: "text-embedding-3-small", EmbeddingVersion: "2024-01",
+	}},
 	{"guardian_request", "aura360.guardian.requests", "req-1", aura360.GuardianRequest{
 		Base: base(""), GuardianType: aura360.GuardianMental, Query: "how do I sleep better?",
-		Context: map[string]any{"locale": "en"}, RequestID: "req-1"}},
+		Context: map[string]any{"locale": "en"}, RequestID: "req-1",
+	}},
 	{"guardian_response", "aura360.guardian.responses", "user-123", aura360.GuardianResponse{
 		Base: base("user-123"), GuardianType: aura360.GuardianHolistic, RequestID: "req-1", Response: "breathe",
-		ConfidenceScore: 0.93, RetrievalContext: []map[string]any{{"doc_id": "d1", "score": 0.5}}, ProcessingTimeMS: 812.5}},
+		ConfidenceScore: 0.93, RetrievalContext: []map[string]any{{"doc_id": "d1", "score": 0.5}}, ProcessingTimeMS: 812.5,
+	}},
 	{"guardian_response_chunk", "aura360.guardian.responses", "req-1", aura360.GuardianResponseChunk{
-		Base: base(""), GuardianType: aura360.GuardianSpiritual, RequestID: "req-1", Sequence: 3, IsFinal: true}},
+		Base: base(""), GuardianType: aura360.GuardianSpiritual, RequestID: "req-1", Sequence: 3, IsFinal: true,
+	}},
 	{"vector_ingest_requested", "aura360.vectordb.ingest", "user-123", aura360.VectorIngestRequested{
 		Base: base("user-123"), CollectionName: "user_context", Vectors: [][]float64{{0.5, 0.25}},
-		Payloads: []map[string]any{{"chunk": 0}}, IngestID: "ing-1"}},
+		Payloads: []map[string]any{{"chunk": 0}}, IngestID: "ing-1",
+	}},
 	{"vector_ingest_completed", "aura360.vectordb.ingest", "user-123", aura360.VectorIngestCompleted{
-		Base: base("user-123"), CollectionName: "user_context", IngestID: "ing-1", NumVectors: 2, ProcessingTimeMS: 15}},
+		Base: base("user-123"), CollectionName: "user_context", IngestID: "ing-1", NumVectors: 2, ProcessingTimeMS: 15,
+	}},
 	{"vector_ingest_failed", "aura360.vectordb.ingest", "user-123", aura360.VectorIngestFailed{
-		Base: base("user-123"), CollectionName: "user_context", IngestID: "ing-1", ErrorMessage: "refused", ErrorType: "ConnectionError"}},
+		Base: base("user-123"), CollectionName: "user_context", IngestID: "ing-1", ErrorMessage: "refused", ErrorType: "ConnectionError",
+	}},
 }
 
 func encode(t testing.TB, e events.Event) events.Encoded {
@@ -138,7 +153,7 @@ func TestGoldenWhatGoWrites(t *testing.T) {
 func TestGoldenWhatPythonWrites(t *testing.T) {
 	for _, c := range catalogue {
 		t.Run(c.name, func(t *testing.T) {
-			body, err := os.ReadFile(filepath.Join("testdata/python", c.name+".json"))
+			body, err := os.ReadFile(filepath.Join("testdata", "python", c.name+".json"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -157,7 +172,7 @@ func TestGoldenWhatPythonWrites(t *testing.T) {
 			if b := events.BaseOf(e); !b.Timestamp.Equal(at) || b.Timestamp.Location() != time.UTC {
 				t.Errorf("timestamp %v: want %v", b.Timestamp, at)
 			}
-			golden(t, filepath.Join("testdata/python", c.name+".golden"), encode(t, e).Body)
+			golden(t, filepath.Join("testdata", "python", c.name+".golden"), encode(t, e).Body)
 		})
 	}
 }
@@ -172,10 +187,14 @@ func TestPythonMoodIsReadWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := aura360.MoodCreated{
-		Base: events.Base{ID: "6f1c2a52-9c5e-4a3f-8f43-0d4c6d1f7a10", Type: "user.mood.created", Timestamp: at, UserID: "user-123", Version: 1,
-			Metadata: map[string]any{"origin": "mobile", "snowflake": events.Raw("1234567890123456789"), "ratio": 0.1}},
-		Data: aura360.Mood{MoodID: "mood-9", Score: 7.5, Tags: []string{"feliz", "café ☕", "🙂"}, CreatedAt: at.Truncate(time.Second),
-			Extra: map[string]events.Raw{"energy_level": events.Raw("10"), "source": events.Raw(`{"app": "ios", "build": 12345678901234567890}`)}},
+		Base: events.Base{
+			ID: "6f1c2a52-9c5e-4a3f-8f43-0d4c6d1f7a10", Type: "user.mood.created", Timestamp: at, UserID: "user-123", Version: 1,
+			Metadata: map[string]any{"origin": "mobile", "snowflake": events.Raw("1234567890123456789"), "ratio": 0.1},
+		},
+		Data: aura360.Mood{
+			MoodID: "mood-9", Score: 7.5, Tags: []string{"feliz", "café ☕", "🙂"}, CreatedAt: at.Truncate(time.Second),
+			Extra: map[string]events.Raw{"energy_level": events.Raw("10"), "source": events.Raw(`{"app": "ios", "build": 12345678901234567890}`)},
+		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n got %+v\nwant %+v", got, want)

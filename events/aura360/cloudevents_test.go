@@ -38,8 +38,10 @@ func TestCloudEventsSDKReadsEveryType(t *testing.T) {
 
 func TestCloudEventsSDKAcceptsEverySource(t *testing.T) {
 	enc := encode(t, catalogue[0].event)
-	for _, service := range []string{"", "/", "//host", "api", "a:b", "8080:x", "ünï", "a b", "100%", "\xff\x00", "a?b#c",
-		"https://aura360.app/api", "https://aura360.app/a b", "urn:aura360:api", "urn:", "http://[", "://"} {
+	for _, service := range []string{
+		"", "/", "//host", "api", "a:b", "8080:x", "ünï", "a b", "100%", "\xff\x00", "a?b#c",
+		"https://aura360.app/api", "https://aura360.app/a b", "urn:aura360:api", "urn:", "http://[", "://",
+	} {
 		source := events.SourceOf(service)
 		ce, err := binding.ToEvent(context.Background(), kafkaMessage{enc.Header(source), enc.Body})
 		if err != nil {

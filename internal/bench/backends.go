@@ -127,10 +127,10 @@ func (k keyed) Marshal(topic string, msg *message.Message) (*sarama.ProducerMess
 // memoryComparisons compares publish to typed handler in memory, with the same
 // codec on both sides: GoChannel, blocking until the ack, under Watermill's
 // router.
-func memoryComparisons(o options) ([]comparison, error) {
+func memoryComparisons(o options) []comparison {
 	return []comparison{
 		{"memory, publish to typed handler", o.memory, memoryBare, memoryOurs},
-	}, nil
+	}
 }
 
 func memoryBare(ctx context.Context, n int) (time.Duration, error) {

@@ -46,7 +46,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "file for every round in Go's benchmark format")
 	flag.StringVar(&o.profile, "cpuprofile", "", "file for a CPU profile of all of it")
 	flag.Parse()
-	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	slog.SetDefault(slog.New(slog.DiscardHandler))
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -56,12 +56,9 @@ func main() {
 func run(o options) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
-	var all []comparison
+	all := memoryComparisons(o)
 	add := func(cs []comparison, err error) error {
 		all = append(all, cs...)
-		return err
-	}
-	if err := add(memoryComparisons(o)); err != nil {
 		return err
 	}
 	for _, r := range []struct{ name, url string }{
