@@ -102,7 +102,7 @@ func orDash(s string) string {
 func hint(err error) string {
 	switch {
 	case errors.Is(err, driver.ErrUnavailable):
-		return "the broker cannot be reached: see its address in /status and whether it runs"
+		return "does the broker run, and is its address right?"
 	case errors.Is(err, driver.ErrPermanent):
 		return "publishing it again will not help"
 	}

@@ -16,7 +16,7 @@ func TestEncodeFillsTheCommonFields(t *testing.T) {
 	before := time.Now().UTC().Truncate(time.Microsecond)
 	enc := encode(t, simple{})
 	b := enc.Base
-	if len(b.ID) != 36 || b.ID[14] != '7' || b.Type != "simple" || b.Version != 1 || b.Timestamp.Before(before) || enc.Key != "" {
+	if len(b.ID) != 36 || b.ID[14] != '7' || b.Type != "simple" || b.Version != 1 || b.Timestamp.Before(before.Add(-time.Millisecond)) || enc.Key != "" {
 		t.Errorf("filled %+v", b)
 	}
 
@@ -201,5 +201,43 @@ func TestSourceOf(t *testing.T) {
 		if got := events.SourceOf(service); got != want {
 			t.Errorf("SourceOf(%q) = %q, want %q", service, got, want)
 		}
+	}
+}
+
+func TestTheSameIDSaysTheSameWhenPublishedAgain(t *testing.T) {
+	before := time.Now()
+	first, err := events.Encode(dressed{Room: "r", Seats: 1}, events.Base{TraceID: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := first.Base.Timestamp.Sub(before); d < -2*time.Millisecond || d > 2*time.Second {
+		t.Errorf("timestamp %v, published at %v", first.Base.Timestamp, before)
+	}
+	again, err := events.Encode(dressed{Room: "r", Base: events.Base{ID: first.Base.ID}, Seats: 1}, events.Base{TraceID: "two"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !again.Base.Timestamp.Equal(first.Base.Timestamp) {
+		t.Errorf("timestamp %v, then %v", first.Base.Timestamp, again.Base.Timestamp)
+	}
+	if string(events.Content(first.Body)) != string(events.Content(again.Body)) || string(first.Body) == string(again.Body) {
+		t.Errorf("contents differ:\n%s\n%s", first.Body, again.Body)
+	}
+	other, err := events.Encode(dressed{Room: "r", Base: events.Base{ID: first.Base.ID}, Seats: 2}, events.Base{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(events.Content(first.Body)) == string(events.Content(other.Body)) {
+		t.Error("another text, but the same content")
+	}
+	tricky, err := events.Encode(dressed{Room: "r", Base: events.Base{ID: `x","user_id":"y`}, Seats: 1}, events.Base{UserID: "z"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(events.Content(tricky.Body)); !strings.HasPrefix(got, `,"user_id":"z"`) {
+		t.Errorf("content %s", got)
+	}
+	if foreign := `{"event_type": "x", "user_id": 1}`; string(events.Content([]byte(foreign))) != foreign {
+		t.Error("a foreign body is not its own content")
 	}
 }

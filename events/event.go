@@ -23,13 +23,15 @@ type Event interface {
 // it. The bus fills what a publisher leaves empty, except UserID and Metadata.
 type Base struct {
 	// ID identifies the event: it stays the same through every retry, failover
-	// and redelivery. Defaults to a new UUIDv7. Preset it (at most 200 bytes)
-	// to publish the same fact twice safely.
+	// and redelivery. Defaults to a new UUIDv7. Preset it (at most 200 bytes) to
+	// publish the same fact twice safely; with an id that is no UUIDv7 preset
+	// Timestamp too, or the two are not the same.
 	ID string `json:"event_id,omitzero"`
 	// Type defaults to the name given to Define, and may be nothing else.
 	Type string `json:"event_type,omitzero"`
-	// Timestamp is when the fact happened. Defaults to now. It is written in
-	// UTC with six decimals; one read without a zone is UTC.
+	// Timestamp is when the fact happened. Defaults to the time in ID when that is
+	// a UUIDv7 (which a new one is), else to now. It is written in UTC with six
+	// decimals; one read without a zone is UTC.
 	Timestamp time.Time `json:"timestamp,omitzero"`
 	// TraceID defaults to the trace id of the publishing context's span, as 32
 	// hexadecimal digits. On the wire "" is null.
@@ -58,13 +60,40 @@ func BaseOf(e Event) Base { return e.base() }
 // NewID returns a new UUIDv7 (RFC 9562): unique, and ordered by the time it
 // was made to about a millisecond.
 func NewID() string {
+	id, _ := newID()
+	return id
+}
+
+func newID() (string, time.Time) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		// crypto/rand does not fail on any system Go 1.24 and later runs on: it
 		// ends the program instead.
 		panic(err)
 	}
-	return id.String()
+	at, now := timeOfV7(id), time.Now()
+	if d := now.Sub(at); d > time.Second || d < -time.Second {
+		at = now // the clock was set back: the library keeps its ids in order all the same
+	}
+	return id.String(), at
+}
+
+// timeOfID is when the event with this id happened: for a UUIDv7 the time it was
+// made, for any other id now.
+func timeOfID(id string) time.Time {
+	if u, err := uuid.Parse(id); err == nil && len(id) == 36 && u.Version() == 7 {
+		return timeOfV7(u)
+	}
+	return time.Now()
+}
+
+// timeOfV7 reads the milliseconds (RFC 9562, section 5.7) and, in the 12 bits
+// behind them, fractions of 256 ns, as google/uuid writes them (section 6.2,
+// method 3). In another library's id those bits are random: up to 1 ms.
+func timeOfV7(u uuid.UUID) time.Time {
+	ms := int64(u[0])<<40 | int64(u[1])<<32 | int64(u[2])<<24 | int64(u[3])<<16 | int64(u[4])<<8 | int64(u[5])
+	fraction := int64(u[6]&0x0f)<<8 | int64(u[7])
+	return time.UnixMilli(ms).Add(time.Duration(fraction << 8))
 }
 
 // settable is what a pointer to an event type offers through its Base.

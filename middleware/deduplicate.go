@@ -9,6 +9,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/aura360/eventbus/events"
 )
 
 const (
@@ -56,7 +58,7 @@ func (dd *deduplicator) handle(next message.HandlerFunc, msg *message.Message) (
 	if id == "" {
 		return next(msg)
 	}
-	key, body := markKey(d, id), xxhash.Sum64(msg.Payload)
+	key, body := markKey(d, id), xxhash.Sum64(events.Content(msg.Payload))
 	claim, err := dd.marks.Claim(d, key, body)
 	other := err == nil && claim.State == OtherBody
 	if other {

@@ -482,3 +482,19 @@ func TestPublishInAHandlerUsesItsBus(t *testing.T) {
 		t.Errorf("user %q", user)
 	}
 }
+
+func TestPublishingAgainAfterALostAnswerIsHandledOnce(t *testing.T) {
+	b := open(t)
+	r := group(t, b, "g")
+	got := make(chan string, 10)
+	router.Handle(r, "moods", func(_ context.Context, e aura360.MoodCreated) error { got <- e.ID; return nil })
+	start(t, r)
+	e := mood("u1", 1)
+	e.ID = events.NewID() // as the error of the first publish names it
+	publish(t, b, e)
+	publish(t, b, e)
+	publish(t, b, mood("u1", 2))
+	if first, second := within(t, got, "the first"), within(t, got, "the last"); first != e.ID || second == e.ID {
+		t.Errorf("handled %q and %q", first, second)
+	}
+}

@@ -279,12 +279,13 @@ func noLeaks(e *env) {
 	b, topic := e.h.Open(e.TB), e.topic()
 	e.publish(b, topic, series("key", 3)...)
 	e.publish(b, topic, series("", 3)...)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	for _, direct := range []bool{true, false} {
 		sub, err := b.Subscriber(e.group(), driver.SubscriberOptions{DirectSettle: direct})
 		if err != nil {
 			e.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(context.Background())
 		ch, err := sub.Subscribe(ctx, topic)
 		if err != nil {
 			e.Fatal(err)
@@ -293,7 +294,6 @@ func noLeaks(e *env) {
 		driver.Settle(c.next(), true)
 		driver.Settle(c.next(), false)
 		c.next()
-		defer cancel()
 	}
 	closeBackend(e.TB, b)
 	if err := goleak.Find(before); err != nil {

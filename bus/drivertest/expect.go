@@ -59,31 +59,41 @@ func (r *recorder) cleanup() {
 	}
 }
 
+// Cleanup implements testing.TB, to run when the case has failed.
 func (r *recorder) Cleanup(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cleanups = append(r.cleanups, f)
 }
 
-func (r *recorder) Error(args ...any)                 { r.fail(fmt.Sprint(args...)) }
-func (r *recorder) Errorf(format string, args ...any) { r.fail(fmt.Sprintf(format, args...)) }
-func (r *recorder) Fail()                             { r.fail("") }
+// Error implements testing.TB.
+func (r *recorder) Error(args ...any) { r.fail(fmt.Sprint(args...)) }
 
+// Errorf implements testing.TB.
+func (r *recorder) Errorf(format string, args ...any) { r.fail(fmt.Sprintf(format, args...)) }
+
+// Fail implements testing.TB.
+func (r *recorder) Fail() { r.fail("") }
+
+// FailNow implements testing.TB.
 func (r *recorder) FailNow() {
 	r.fail("")
 	runtime.Goexit()
 }
 
+// Fatal implements testing.TB.
 func (r *recorder) Fatal(args ...any) {
 	r.fail(fmt.Sprint(args...))
 	runtime.Goexit()
 }
 
+// Fatalf implements testing.TB.
 func (r *recorder) Fatalf(format string, args ...any) {
 	r.fail(fmt.Sprintf(format, args...))
 	runtime.Goexit()
 }
 
+// Failed implements testing.TB.
 func (r *recorder) Failed() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -105,17 +105,15 @@ func openWhileDown(e *env) {
 }
 
 // publishRetry publishes as the bus above does: again, until it is confirmed.
-// It returns how often it tried.
-func (e *env) publishRetry(b driver.Backend, topic string, m *message.Message) (tries int) {
+func (e *env) publishRetry(b driver.Backend, topic string, m *message.Message) {
 	e.Helper()
 	ctx := e.ctx()
 	for {
-		tries++
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := b.Publish(try, topic, m)
 		cancel()
 		if err == nil {
-			return tries
+			return
 		}
 		pause := time.NewTimer(20 * time.Millisecond)
 		select {
@@ -123,7 +121,7 @@ func (e *env) publishRetry(b driver.Backend, topic string, m *message.Message) (
 		case <-ctx.Done():
 			pause.Stop()
 			e.Errorf("Publish: not confirmed within %v: %v", e.h.Wait, err)
-			return tries
+			return
 		}
 	}
 }

@@ -81,6 +81,7 @@ type watermillPublisher struct {
 	once sync.Once
 }
 
+// Publish implements message.Publisher.
 func (p *watermillPublisher) Publish(topic string, msgs ...*message.Message) error {
 	if p.byValue {
 		msgs = slices.Clone(msgs)
@@ -92,6 +93,7 @@ func (p *watermillPublisher) Publish(topic string, msgs ...*message.Message) err
 	return p.backend.Publish(context.Background(), topic, msgs...)
 }
 
+// Close implements message.Publisher.
 func (p *watermillPublisher) Close() (err error) {
 	p.once.Do(func() { err = p.close() })
 	return err
@@ -103,6 +105,7 @@ type watermillSubscriber struct {
 	once sync.Once
 }
 
+// Close implements message.Subscriber.
 func (s *watermillSubscriber) Close() error {
 	err := s.Subscriber.Close()
 	s.once.Do(func() {

@@ -96,7 +96,7 @@ func (p *producer) connect(maxBytes int) {
 		p.lastErr = err
 		p.mu.Unlock()
 		if failures == 0 {
-			p.b.cfg.Log.Warn("producer cannot connect, trying again", "backend", name, "error", err)
+			p.b.cfg.Log.Warn("producer cannot connect, trying again", "backend", name, "error", err.Error())
 		}
 		if !sleep(p.wire.life, pause/2+rand.N(pause/2)) {
 			return

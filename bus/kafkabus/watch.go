@@ -86,7 +86,7 @@ func (v *watch) Error(msg string, err error, fields watermill.LogFields) {
 	if repeated {
 		level = slog.LevelDebug
 	}
-	v.log.Log(context.Background(), level, "subscription has trouble", "what", msg, "error", err)
+	v.log.Log(context.Background(), level, "subscription has trouble", "what", msg, "error", err.Error())
 }
 
 // Info implements watermill.LoggerAdapter. What the stock one says of every

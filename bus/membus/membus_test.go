@@ -289,7 +289,7 @@ func TestMessageContextNeedsNoGoroutine(t *testing.T) {
 	driver.Settle(one, true)
 	<-called
 	<-derived.Done()
-	if one.Context().Err() != context.Canceled || context.Cause(derived) != context.Canceled {
+	if !errors.Is(one.Context().Err(), context.Canceled) || !errors.Is(context.Cause(derived), context.Canceled) {
 		t.Errorf("errors %v, %v", one.Context().Err(), context.Cause(derived))
 	}
 	// After the end everything is over at once.
@@ -357,7 +357,9 @@ func TestMembersComeAndGo(t *testing.T) {
 	handle := func(m *message.Message, n int, opts driver.SubscriberOptions) {
 		var k int
 		var i int64
-		fmt.Sscan(string(m.Payload), &k, &i)
+		if _, err := fmt.Sscan(string(m.Payload), &k, &i); err != nil {
+			t.Error(err)
+		}
 		if busy[k].Swap(true) {
 			t.Errorf("key %d: handled by two at a time", k)
 		}

@@ -231,7 +231,7 @@ func (st *stream) beat(ctx context.Context) {
 		}
 		if err := st.s.b.refresh(ctx, st.topic, st.s.group, st.consumer, every); err != nil && ctx.Err() == nil {
 			st.s.b.cfg.Log.Debug("showing a sign of life failed", "backend", name, "topic", st.topic,
-				"group", st.s.group, "error", err)
+				"group", st.s.group, "error", err.Error())
 		}
 	}
 }

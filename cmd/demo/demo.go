@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +20,6 @@ import (
 	"github.com/aura360/eventbus/bus"
 	"github.com/aura360/eventbus/bus/driver"
 	"github.com/aura360/eventbus/events"
-	"github.com/aura360/eventbus/events/aura360"
 	"github.com/aura360/eventbus/middleware"
 	"github.com/aura360/eventbus/router"
 )
@@ -46,6 +44,7 @@ type demo struct {
 	backlog atomic.Int64 // messages that waited for our groups before the traffic began
 	phase   atomic.Pointer[string]
 	started atomic.Pointer[time.Time] // when the traffic began
+	gaveUp  string                    // why the wait for consumers ended early; "" when it did not
 	done    chan struct{}             // closed when the run is over
 
 	// Two contexts, because there are two ways to stop: users ends the traffic,
@@ -301,68 +300,13 @@ func (d *demo) settle(ctx context.Context) {
 			last, changed = p.settled, time.Now()
 		}
 		since := time.Since(changed)
-		if p.quiet() && since > calm || since > d.opts.settle {
+		switch {
+		case p.quiet() && since > calm:
+			return
+		case since > d.opts.settle:
+			d.gaveUp = fmt.Sprintf("nothing happened for %v", d.opts.settle)
 			return
 		}
 	}
-}
-
-// talk is what the traffic's users and their guardians said.
-type talk struct {
-	waiting         sync.WaitGroup
-	mu              sync.Mutex
-	asked, answered int
-	took            histogram
-	question, reply string // the newest
-}
-
-// send publishes what a user of the traffic does. What becomes of it is in the
-// ledger; what went wrong is in the journal too.
-func (d *demo) send(ctx context.Context, e events.Event) {
-	q, ok := e.(aura360.GuardianRequest)
-	if !ok {
-		if err := d.bus.Publish(ctx, e); err != nil {
-			d.journal.note(err.Error())
-		}
-		return
-	}
-	q.RequestID = events.NewID()
-	start := time.Now()
-	r, err := d.api.ask(ctx, q)
-	if err != nil {
-		d.journal.note(err.Error())
-		return
-	}
-	d.talk.mu.Lock()
-	d.talk.asked++
-	d.talk.mu.Unlock()
-	d.talk.waiting.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, maxWait)
-		defer cancel()
-		select {
-		case <-r.done:
-		case <-ctx.Done():
-			return
-		}
-		d.talk.mu.Lock()
-		defer d.talk.mu.Unlock()
-		d.talk.answered++
-		d.talk.took.add(time.Since(start))
-		d.talk.question, d.talk.reply = q.Query, r.answer.Response
-	})
-}
-
-// nobody is the source of no traffic.
-type nobody struct {
-	ctx    context.Context
-	length time.Duration
-}
-
-func (n nobody) next() (planned, bool) {
-	if n.length > 0 {
-		wait(n.ctx, n.length)
-	} else {
-		<-n.ctx.Done()
-	}
-	return planned{}, false
+	d.gaveUp = "it was stopped"
 }

@@ -94,7 +94,7 @@ func TestLostEventIsReported(t *testing.T) {
 	}
 	b := d.ledger.balance()
 	equal(t, []int{1, 0, 1}, []int{len(b.Lost), len(b.Doubled), b.Groups[0].Lost})
-	if !strings.Contains(plain, "It does not hold: 1 lost, 0 doubled") || !strings.Contains(plain, "lost: vectordb-context-aggregator "+b.Lost[0].id) {
+	if !strings.Contains(plain, "It does not hold: 1 lost, 0 doubled") || !strings.Contains(plain, "nothing happened for 2s") || !strings.Contains(plain, "lost: vectordb-context-aggregator "+b.Lost[0].id) {
 		t.Errorf("the report does not say so:\n%s", plain)
 	}
 }

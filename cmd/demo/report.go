@@ -78,15 +78,19 @@ func showPlain(d *demo, out io.Writer) error {
 	s := sampler{d: d, span: 950 * time.Millisecond}
 	s.take(time.Now())
 	noted := false
+	note := func() {
+		if !noted && d.started.Load() != nil {
+			noted = true
+			fmt.Fprintln(out, d.note())
+		}
+	}
 	for {
 		select {
 		case <-d.done:
+			note()
 			return nil
 		case now := <-tick.C:
-			if !noted && d.started.Load() != nil {
-				noted = true
-				fmt.Fprintln(out, d.note())
-			}
+			note()
 			fmt.Fprintln(out, s.take(now).line())
 		}
 	}
@@ -211,6 +215,9 @@ func printLedger(out io.Writer, d *demo) {
 			}
 			p("  %s: %v", list.name, c)
 		}
+	}
+	if d.gaveUp != "" {
+		p("  Waiting for consumers ended because %s: what was open then counts as lost.", d.gaveUp)
 	}
 	if b.Holds() {
 		p("  %s", good.Render("It holds: every accepted event was dealt with once by every group it is for."))

@@ -37,6 +37,7 @@ type view struct {
 	sampler sampler
 	frame   frame
 	width   int
+	height  int
 	speeds  []float64 // handled per second, one for each second
 }
 
@@ -52,7 +53,7 @@ func (v *view) Init() tea.Cmd {
 func (v *view) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
-		v.width = msg.Width
+		v.width, v.height = msg.Width, msg.Height
 	case tea.KeyPressMsg:
 		if s := msg.String(); s == "q" || s == "ctrl+c" {
 			v.d.stop()
@@ -91,7 +92,11 @@ func (v *view) View() tea.View {
 func (v *view) text() string {
 	f, width := v.frame, max(min(v.width, 100), 60)
 	var s strings.Builder
+	tight := v.height < 31 // no room for empty lines
 	p := func(format string, a ...any) {
+		if format == "" && tight {
+			return
+		}
 		s.WriteString(lipgloss.NewStyle().MaxWidth(v.width).Render(" "+fmt.Sprintf(format, a...)) + "\n")
 	}
 	p("%s", apart(title.Render("AURA360")+strings.TrimPrefix(v.d.headline(), "AURA360"), v.status(), width-2))

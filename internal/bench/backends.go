@@ -16,11 +16,8 @@ import (
 
 	"github.com/aura360/eventbus/bus"
 	"github.com/aura360/eventbus/events"
-	"github.com/aura360/eventbus/events/aura360"
 	"github.com/aura360/eventbus/router"
 )
-
-const topic = aura360.TopicUserEvents
 
 // redisComparisons compares on one Redis. Both sides: one client each, XADD
 // never sent twice by the client, no trimming.
@@ -144,7 +141,7 @@ func memoryBare(ctx context.Context, n int) (time.Duration, error) {
 	}
 	var seen atomic.Int64
 	r.AddConsumerHandler("count", topic, g, func(m *message.Message) error {
-		_, err := events.Decode[aura360.MoodCreated](m.Metadata, m.Payload)
+		_, err := events.Decode[moodNoted](m.Metadata, m.Payload)
 		seen.Add(1)
 		return err
 	})
@@ -188,7 +185,7 @@ func memoryOurs(ctx context.Context, n int) (time.Duration, error) {
 	}
 	var seen atomic.Int64
 	var end time.Time
-	router.Handle(r, "count", func(context.Context, aura360.MoodCreated) error {
+	router.Handle(r, "count", func(context.Context, moodNoted) error {
 		if seen.Add(1) == int64(n) {
 			end = time.Now()
 			cancel()

@@ -155,8 +155,10 @@ type pauses[T any] struct {
 	order uint64
 }
 
+// Len implements heap.Interface.
 func (p *pauses[T]) Len() int { return len(p.lanes) }
 
+// Less implements heap.Interface.
 func (p *pauses[T]) Less(i, j int) bool {
 	a, b := p.lanes[i], p.lanes[j]
 	if a.until.Equal(b.until) {
@@ -165,17 +167,20 @@ func (p *pauses[T]) Less(i, j int) bool {
 	return a.until.Before(b.until)
 }
 
+// Swap implements heap.Interface.
 func (p *pauses[T]) Swap(i, j int) {
 	p.lanes[i], p.lanes[j] = p.lanes[j], p.lanes[i]
 	p.lanes[i].heapIndex, p.lanes[j].heapIndex = i, j
 }
 
+// Push implements heap.Interface.
 func (p *pauses[T]) Push(x any) {
 	l := x.(*lane[T])
 	l.heapIndex = len(p.lanes)
 	p.lanes = append(p.lanes, l)
 }
 
+// Pop implements heap.Interface.
 func (p *pauses[T]) Pop() any {
 	n := len(p.lanes) - 1
 	l := p.lanes[n]

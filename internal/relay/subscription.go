@@ -311,7 +311,7 @@ func (s *subscription) failed(err error, failures int) {
 	s.mu.Unlock()
 	if failures == 0 {
 		s.cfg.Log.Warn("subscription lost, trying again", "backend", s.cfg.Backend, "topic", s.topic,
-			"group", s.cfg.Group, "error", err)
+			"group", s.cfg.Group, "error", err.Error())
 	}
 }
 

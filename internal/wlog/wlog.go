@@ -69,7 +69,7 @@ func (a adapter) log(level slog.Level, msg string, err error, fields watermill.L
 	}
 	list := attrs(fields)
 	if err != nil {
-		list = append(list, slog.Any("error", err))
+		list = append(list, slog.String("error", err.Error())) // as a value, pkg/errors would print its stack
 	}
 	a.l.LogAttrs(ctx, level, msg, list...)
 }
