@@ -61,7 +61,7 @@ func Open(cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
 	b := &Backend{cfg: cfg, opts: opts, admin: opts.New(), pub: opts.New(), subs: map[*subscriber]struct{}{}}
-	watchAttempts(b.pub)
+	addHook(b.pub, answers{})
 	// Maxlens are left out: a stream that is trimmed loses what was not read.
 	b.publisher, err = redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     publishClient{UniversalClient: b.pub, create: cfg.Provision.Create},

@@ -110,16 +110,37 @@ func (g *gate) leave(err error) {
 // DialHook implements redis.Hook.
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-// ProcessPipelineHook implements redis.Hook.
+// ProcessPipelineHook implements redis.Hook. A Cluster client sends a command
+// in a pipeline when its slot is moving.
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		last := cmds[len(cmds)-1]
+		if !fetches(last) {
+			return next(ctx, cmds)
+		}
+		if err := g.enter(); err != nil {
+			last.SetErr(err)
+			return err
+		}
+		err := next(ctx, cmds)
+		g.leave(last.Err())
+		return err
+	}
+}
+
+// fetches tells whether cmd takes entries from the server.
+func fetches(cmd redis.Cmder) bool {
+	switch strings.ToLower(cmd.Name()) {
+	case "xreadgroup", "xclaim":
+		return true
+	}
+	return false
 }
 
 // ProcessHook implements redis.Hook.
 func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		switch strings.ToLower(cmd.Name()) {
-		case "xreadgroup", "xclaim":
+		if fetches(cmd) {
 			if err := g.enter(); err != nil {
 				cmd.SetErr(err)
 				return err

@@ -212,13 +212,14 @@ func (w written) MarshalBinary() ([]byte, error) {
 	return w.payload, nil
 }
 
-// watchAttempts notes the server's answers in the attempts.
-func watchAttempts(c redis.UniversalClient) {
+// addHook puts a hook around each attempt to send a command. A hook on a Cluster
+// client itself would see one command where its nodes see several attempts.
+func addHook(c redis.UniversalClient, h redis.Hook) {
 	if cluster, ok := c.(*redis.ClusterClient); ok {
-		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(answers{}) })
+		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(h) })
 		return
 	}
-	c.AddHook(answers{})
+	c.AddHook(h)
 }
 
 // answers is a hook that marks what the server answered as answered.
@@ -229,7 +230,7 @@ func (answers) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (answers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
-		answered(ctx, err)
+		answered(ctx, cmd, err)
 		return err
 	}
 }
@@ -237,13 +238,16 @@ func (answers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (answers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds) // after ASK: ASKING and the command
-		answered(ctx, cmds[len(cmds)-1].Err())
+		for _, cmd := range cmds {
+			answered(ctx, cmd, cmd.Err())
+		}
 		return err
 	}
 }
 
-func answered(ctx context.Context, err error) {
-	if err != nil && !isReply(err) {
+func answered(ctx context.Context, cmd redis.Cmder, err error) {
+	// The handshake of a new connection passes by here too, with the same ctx.
+	if cmd.Name() != "xadd" || err != nil && !isReply(err) {
 		return
 	}
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {

@@ -11,10 +11,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/aura360/eventbus/bus/driver"
 	"github.com/aura360/eventbus/bus/redisbus"
 	"github.com/aura360/eventbus/internal/brokertest"
-	"github.com/aura360/eventbus/internal/brokertest/local"
 )
 
 const password = "s3cret/with@special?chars"
@@ -160,34 +158,6 @@ func TestCluster(t *testing.T) {
 	}
 	if got := outcome(t, b.Publish(t.Context(), topic, one())); got.Err == nil {
 		t.Errorf("got %+v", got)
-	}
-}
-
-// go-redis's Cluster client sends a command again, on its own, when the
-// connection fails after it was sent.
-func TestTheClusterClientSendsNothingTwice(t *testing.T) {
-	ports, err := local.Ports(2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := brokertest.Proxy(t, local.Addr(ports[0]))
-	p := brokertest.StartRedis(t, brokertest.RedisOptions{Port: ports[0], Config: []string{
-		"cluster-enabled yes", fmt.Sprintf("cluster-port %d", ports[1]),
-		"cluster-announce-ip 127.0.0.1", fmt.Sprintf("cluster-announce-port %d", proxy.Port()),
-	}})
-	c := client(t, p.URL)
-	if err := c.ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
-		t.Fatal(err)
-	}
-	b, topic := open(t, creating("redis+cluster://"+proxy.Addr+"?read_timeout=300ms")), brokertest.Name(t, "topic")
-	until(t, func() error { return b.Publish(t.Context(), topic, one()) })
-	proxy.LoseReplies()
-	if got := outcome(t, b.Publish(t.Context(), topic, one())); got.Outcome != driver.Unknown {
-		t.Errorf("got %v %v, want unknown", got.Outcome, got.Err)
-	}
-	proxy.Restore()
-	if n, err := c.XLen(t.Context(), topic).Result(); err != nil || n != 2 {
-		t.Errorf("%d entries (%v), want 2", n, err)
 	}
 }
 

@@ -81,7 +81,7 @@ func (s *subscriber) open(ctx context.Context, topic string) (message.Subscriber
 		gate:     newGate(),
 		logger:   watermill.NewSlogLogger(s.b.cfg.Log),
 	}
-	client.AddHook(st.gate)
+	addHook(client, st.gate)
 	_, err := bounded(ctx, func() (struct{}, error) { return struct{}{}, st.prepare(ctx) })
 	if err != nil {
 		return nil, errors.Join(err, closed(client.Close()))
