@@ -83,3 +83,6 @@ func (c *tryContext) Value(key any) any {
 	}
 	return c.parent.Value(key)
 }
+
+// DeadlineOnly is what driver.DeadlineOnly asks.
+func (c *tryContext) DeadlineOnly() bool { return c.parent.Done() == nil }

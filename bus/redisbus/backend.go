@@ -24,7 +24,8 @@ type Backend struct {
 	opts *redisclient.Options
 
 	admin     redis.UniversalClient // all but publishing and reading
-	pub       redis.UniversalClient // publishing
+	lanes     *lanes                // publishing to one server
+	pub       redis.UniversalClient // publishing to a Cluster or behind Sentinels
 	publisher *redisstream.Publisher
 
 	mu      sync.Mutex // guards all below
@@ -60,14 +61,13 @@ func Open(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
-	b := &Backend{cfg: cfg, opts: opts, admin: opts.New(), pub: opts.New(), subs: map[*subscriber]struct{}{}}
-	addHook(b.pub, answers{})
-	// Maxlens are left out: a stream that is trimmed loses what was not read.
-	b.publisher, err = redisstream.NewPublisher(redisstream.PublisherConfig{
-		Client:     publishClient{UniversalClient: b.pub, create: cfg.Provision.Create},
-		Marshaller: wire{},
-	}, watermill.NopLogger{})
-	if err != nil {
+	b := &Backend{cfg: cfg, opts: opts, admin: opts.New(), subs: map[*subscriber]struct{}{}}
+	if opts.Kind() == "single" {
+		b.lanes = newLanes(b)
+		return b, nil
+	}
+	b.pub = opts.New()
+	if b.publisher, err = b.newPublisher(b.pub); err != nil {
 		return nil, errors.Join(fmt.Errorf("redis: %w", err), b.pub.Close(), b.admin.Close())
 	}
 	return b, nil
@@ -146,7 +146,8 @@ func (b *Backend) Close(ctx context.Context) error {
 		closing.Wait()
 		// The stock publisher's Close is not called: it would race with Publish,
 		// and does no more than close the client.
-		errs = append(errs, closed(b.pub.Close()), closed(b.admin.Close()))
+		errs = append(errs, b.closePublishing()...)
+		errs = append(errs, closed(b.admin.Close()))
 		done <- errors.Join(errs...)
 	}()
 	select {
@@ -156,10 +157,17 @@ func (b *Backend) Close(ctx context.Context) error {
 		for _, s := range subs {
 			s.cut()
 		}
-		_ = b.pub.Close()
+		_ = b.closePublishing()
 		_ = b.admin.Close()
 		return b.fail("close", context.Cause(ctx))
 	}
+}
+
+func (b *Backend) closePublishing() []error {
+	if b.lanes != nil {
+		return b.lanes.close()
+	}
+	return []error{closed(b.pub.Close())}
 }
 
 // begin admits a call of Publish, until end.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
@@ -33,10 +34,19 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 		b.end()
 		return driver.Fail(name, topic, len(msgs), driver.Rejected, fmt.Errorf("%w: no topic", driver.ErrPermanent))
 	}
-	s := &sends{b: b, ctx: ctx, topic: topic, results: make([]driver.Result, len(msgs)), done: make(chan struct{})}
+	s := &sends{b: b, ctx: ctx, topic: topic, results: make([]driver.Result, len(msgs))}
+	if b.lanes != nil {
+		defer b.end()
+		return b.publishOnLane(s, func(p *redisstream.Publisher) { s.run(p, msgs) })
+	}
 	// In a goroutine, since go-redis does not listen to a context that is
 	// cancelled. It is bounded by the client's timeouts, and Close waits for it.
-	go s.run(msgs)
+	s.done = make(chan struct{})
+	go func() {
+		defer b.end()
+		defer close(s.done)
+		s.run(b.publisher, msgs)
+	}()
 	select {
 	case <-s.done:
 	case <-ctx.Done():
@@ -55,7 +65,7 @@ type sends struct {
 	b     *Backend
 	ctx   context.Context
 	topic string
-	done  chan struct{}
+	done  chan struct{} // nil on a lane
 
 	mu        sync.Mutex // guards all below
 	results   []driver.Result
@@ -64,14 +74,12 @@ type sends struct {
 	abandoned bool // Publish returned
 }
 
-func (s *sends) run(msgs []*message.Message) {
-	defer s.b.end()
-	defer close(s.done)
+func (s *sends) run(p *redisstream.Publisher, msgs []*message.Message) {
 	for _, msg := range msgs {
 		if !s.start() {
 			return
 		}
-		r := s.b.send(s.ctx, s.topic, msg)
+		r := s.b.send(s.ctx, p, s.topic, msg)
 		s.mu.Lock()
 		if !s.abandoned {
 			s.results[s.known] = r
@@ -119,7 +127,7 @@ func (s *sends) err() error {
 
 // send publishes one message with the stock publisher and tells what became of
 // it.
-func (b *Backend) send(ctx context.Context, topic string, msg *message.Message) driver.Result {
+func (b *Backend) send(ctx context.Context, p *redisstream.Publisher, topic string, msg *message.Message) driver.Result {
 	if ctx.Err() != nil {
 		return driver.Result{Outcome: driver.Rejected, Err: context.Cause(ctx)}
 	}
@@ -134,12 +142,14 @@ func (b *Backend) send(ctx context.Context, topic string, msg *message.Message) 
 	// The stock publisher takes the context from the message, which is not ours
 	// to change.
 	a := &attempt{}
-	cp := message.NewMessage(msg.UUID, msg.Payload)
-	cp.Metadata = msg.Metadata
+	cp := &message.Message{UUID: msg.UUID, Payload: msg.Payload, Metadata: msg.Metadata}
 	cp.SetContext(context.WithValue(ctx, attemptKey{}, a))
-	err := b.publisher.Publish(topic, cp)
+	err := p.Publish(topic, cp)
 	if err == nil {
 		return driver.Result{}
+	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	outcome, err := classify(err, a)
 	return driver.Result{Outcome: outcome, Err: err}

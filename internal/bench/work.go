@@ -29,10 +29,12 @@ type moodNoted struct {
 
 var _ = events.Define[moodNoted]("bench.mood.noted", events.Topic(topic))
 
+var noted = time.Date(2025, 1, 7, 12, 34, 56, 0, time.UTC)
+
 func event(i int) moodNoted {
 	return moodNoted{
 		Base: events.Base{UserID: fmt.Sprintf("user-%d", i%users)},
-		Data: aura360.Mood{Score: float64(i%10 + 1), Tags: []string{"calm", "rested"}, Notes: "slept well, walked to work"},
+		Data: aura360.Mood{MoodID: "mood", CreatedAt: noted, Score: float64(i%10 + 1), Tags: []string{"calm", "rested"}, Notes: "slept well, walked to work"},
 	}
 }
 

@@ -157,6 +157,14 @@ func (o *Options) New() redis.UniversalClient {
 	return redis.NewClient(&c)
 }
 
+// NewSingleConn makes a client of one server that has one connection. It does no
+// I/O.
+func (o *Options) NewSingleConn() redis.UniversalClient {
+	c := *o.single
+	c.PoolSize, c.MinIdleConns, c.MaxActiveConns = 1, 0, 1
+	return redis.NewClient(&c)
+}
+
 // first is the first of a and b that is not zero.
 func first[T comparable](a, b T) T {
 	var zero T

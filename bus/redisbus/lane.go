@@ -1,0 +1,151 @@
+package redisbus
+
+import (
+	"context"
+	"net"
+	"runtime"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/aura360/eventbus/bus/driver"
+)
+
+// A lane is one connection with a stock publisher on it. go-redis looks at a
+// context's deadline while it waits for an answer, but not at its cancellation,
+// and offers no way to reach the connection a command is on. With one connection
+// per client there is only one, and cutting it ends the command: so a publish
+// needs no second goroutine to be able to leave it, whose wake-ups would cost as
+// much as the round trip.
+type lane struct {
+	client    redis.UniversalClient
+	publisher *redisstream.Publisher
+
+	mu   sync.Mutex
+	conn net.Conn // the last one dialled
+}
+
+// cut ends what is being sent: the caller's context was cancelled.
+func (l *lane) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn != nil {
+		_ = l.conn.Close() // the command on it fails, which is the point
+	}
+}
+
+// DialHook implements redis.Hook: it remembers the connection.
+func (l *lane) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.conn = conn
+		return conn, err
+	}
+}
+
+// ProcessHook implements redis.Hook.
+func (*lane) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+// ProcessPipelineHook implements redis.Hook.
+func (*lane) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// lanes hands out a backend's lanes, each to one call of Publish at a time. They
+// are made when first needed, up to as many as go-redis would open connections.
+type lanes struct {
+	b    *Backend
+	free chan *lane // made and not in use; its capacity is the most there may be
+
+	mu  sync.Mutex
+	all []*lane
+}
+
+func newLanes(b *Backend) *lanes {
+	return &lanes{b: b, free: make(chan *lane, max(32, 10*runtime.GOMAXPROCS(0)))}
+}
+
+// take waits for a lane. Its error means that nothing was sent.
+func (ls *lanes) take(ctx context.Context) (*lane, error) {
+	select {
+	case l := <-ls.free:
+		return l, nil
+	default:
+	}
+	if l, err := ls.add(); l != nil || err != nil {
+		return l, err
+	}
+	select {
+	case l := <-ls.free:
+		return l, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// add makes a lane, or returns nil when there are as many as there may be.
+func (ls *lanes) add() (*lane, error) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if len(ls.all) == cap(ls.free) {
+		return nil, nil
+	}
+	l := &lane{client: ls.b.opts.NewSingleConn()}
+	l.client.AddHook(l)
+	var err error
+	if l.publisher, err = ls.b.newPublisher(l.client); err != nil {
+		return nil, err
+	}
+	ls.all = append(ls.all, l)
+	return l, nil
+}
+
+func (ls *lanes) put(l *lane) { ls.free <- l }
+
+// close closes every lane, and so cuts what is being sent on it.
+func (ls *lanes) close() []error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	var errs []error
+	for _, l := range ls.all {
+		errs = append(errs, closed(l.client.Close()))
+	}
+	return errs
+}
+
+// newPublisher makes a stock publisher. Maxlens are left out: a stream that is
+// trimmed loses what was not read.
+func (b *Backend) newPublisher(c redis.UniversalClient) (*redisstream.Publisher, error) {
+	addHook(c, answers{})
+	return redisstream.NewPublisher(redisstream.PublisherConfig{
+		Client:     publishClient{UniversalClient: c, create: b.cfg.Provision.Create},
+		Marshaller: wire{},
+	}, watermill.NopLogger{})
+}
+
+// publishOnLane is Publish on a connection of its own, on the caller's goroutine.
+func (b *Backend) publishOnLane(s *sends, run func(*redisstream.Publisher)) error {
+	l, err := b.lanes.take(s.ctx)
+	if err != nil {
+		return driver.Fail(name, s.topic, len(s.results), driver.Rejected, err)
+	}
+	defer b.lanes.put(l)
+	if driver.DeadlineOnly(s.ctx) {
+		run(l.publisher)
+		return s.err()
+	}
+	cut := make(chan struct{})
+	stop := context.AfterFunc(s.ctx, func() {
+		defer close(cut)
+		l.cut()
+	})
+	run(l.publisher)
+	if !stop() {
+		<-cut // or it would cut the connection under the next call
+	}
+	return s.err()
+}
