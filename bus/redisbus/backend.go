@@ -112,7 +112,7 @@ func (b *Backend) Subscriber(group string, opts driver.SubscriberOptions) (drive
 	if opts.Instance == "" {
 		opts.Instance = watermill.NewShortUUID()
 	}
-	s := &subscriber{b: b, group: group, instance: opts.Instance, live: map[*stream]struct{}{}, left: map[string][]string{}}
+	s := &subscriber{b: b, group: group, instance: opts.Instance, live: map[*stream]struct{}{}, left: map[string][]string{}, owed: map[string][]string{}}
 	s.Subscriber = relay.New(relay.Config{
 		Backend: name, Group: group, Log: b.cfg.Log, Open: s.open, MaxBackoff: maxBackoff,
 	})

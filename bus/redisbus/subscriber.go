@@ -48,6 +48,7 @@ type subscriber struct {
 	mu   sync.Mutex
 	live map[*stream]struct{}
 	left map[string][]string // by topic: consumers whose entries are not yet released
+	owed map[string][]string // by topic: entries whose acks the server has not taken
 }
 
 // Close implements driver.Subscriber.
@@ -86,7 +87,9 @@ func (s *subscriber) open(ctx context.Context, topic string) (message.Subscriber
 	if err != nil {
 		return nil, errors.Join(err, closed(client.Close()))
 	}
+	st.acks = newAcks(client, topic, s.group)
 	if err := st.connect(); err != nil {
+		st.acks.close(ctx, client) // it owes nothing
 		return nil, errors.Join(err, closed(client.Close()))
 	}
 	s.mu.Lock()
@@ -103,6 +106,7 @@ type stream struct {
 	client   redis.UniversalClient // its own
 	stock    *redisstream.Subscriber
 	gate     *gate
+	acks     *acks
 	logger   watermill.LoggerAdapter
 
 	stopBeat context.CancelFunc
@@ -124,8 +128,16 @@ func (st *stream) prepare(ctx context.Context) error {
 	}
 	// What an earlier subscription could not release comes first, in order.
 	st.s.mu.Lock()
-	left := slices.Clone(st.s.left[st.topic])
+	left, owed := slices.Clone(st.s.left[st.topic]), st.s.owed[st.topic]
 	st.s.mu.Unlock()
+	if len(owed) > 0 {
+		if err := b.admin.XAck(ctx, st.topic, st.s.group, owed...).Err(); err != nil {
+			return fmt.Errorf("ack: %w", err)
+		}
+		st.s.mu.Lock()
+		st.s.owed[st.topic] = nil // prepare runs once at a time for a topic, and only Close adds, before the next
+		st.s.mu.Unlock()
+	}
 	for _, consumer := range left {
 		if err := b.release(ctx, st.topic, st.s.group, consumer, false); err != nil {
 			return fmt.Errorf("release entries: %w", err)
@@ -141,7 +153,7 @@ func (st *stream) prepare(ctx context.Context) error {
 func (st *stream) connect() (err error) {
 	cfg := st.s.b.cfg
 	st.stock, err = redisstream.NewSubscriber(redisstream.SubscriberConfig{
-		Client:        keepOpen{st.client},
+		Client:        stockClient{st.client, st.acks},
 		Unmarshaller:  wire{},
 		Consumer:      st.consumer,
 		ConsumerGroup: st.s.group,
@@ -207,11 +219,13 @@ func (st *stream) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	b, s := st.s.b, st.s
+	owed := st.acks.close(ctx, b.admin)
 	rerr := b.release(ctx, st.topic, s.group, st.consumer, idle && !st.gate.lostReply())
 	s.mu.Lock()
 	if rerr != nil {
 		s.left[st.topic] = append(s.left[st.topic], st.consumer)
 	}
+	s.owed[st.topic] = append(s.owed[st.topic], owed...)
 	delete(s.live, st)
 	s.mu.Unlock()
 	return errors.Join(err, closed(st.client.Close()))
@@ -301,11 +315,6 @@ func isNoGroup(err error) bool {
 	return err != nil && isReply(err) &&
 		(strings.HasPrefix(err.Error(), "NOGROUP") || strings.Contains(err.Error(), "requires the key to exist"))
 }
-
-// keepOpen keeps the stock adapter from closing a client that is still needed.
-type keepOpen struct{ redis.UniversalClient }
-
-func (keepOpen) Close() error { return nil }
 
 // quiet keeps the stock adapter's errors out of the log, which it writes on each
 // try: the relay says once what is wrong and when it is over.
