@@ -78,8 +78,9 @@ func TestSecurityModes(t *testing.T) {
 			}
 		})
 		t.Run(m.name+" wrong", func(t *testing.T) {
+			t.Parallel()
 			var log logs
-			m.wrong.Log, m.wrong.ConnectTimeout = log.logger(), 3*time.Second
+			m.wrong.Log, m.wrong.ConnectTimeout = log.logger(), 2*time.Second
 			b := open(t, m.wrong)
 			err := b.Ping(testContext(t))
 			if err == nil || !strings.Contains(err.Error(), m.wrongSays) {
