@@ -116,7 +116,11 @@ func TestWatermillSuite(t *testing.T) {
 			GuaranteedOrder:                     true,
 			GuaranteedOrderWithSingleSubscriber: false,
 			Persistent:                          true,
-			NewSubscriberReceivesOldMessages:    true,
+			// Is about subscribers without a group, which the bus does not have; that a
+			// new group starts at the oldest message is in the conformance suite.
+			NewSubscriberReceivesOldMessages: false,
+			// In full it nacks one message 100 times, with pauses that grow to 5 s.
+			ForceShort: true,
 		})
 	})
 }
