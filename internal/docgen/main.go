@@ -32,4 +32,5 @@ func main() {
 var pages = map[string]func(root string) ([]byte, error){
 	"docs/configuration.md": configuration,
 	"docs/metrics.md":       metrics,
+	"docs/backends.md":      backends,
 }
