@@ -99,10 +99,13 @@ func TestConformance(t *testing.T) {
 	t.Run("redis", func(t *testing.T) { drivertest.Run(t, harness(throwAway, t)) })
 }
 
-// TestWatermillsSuite runs it on the real server: miniredis serves all its
-// clients one at a time, which takes minutes.
 func TestWatermillsSuite(t *testing.T) {
-	h := harness(throwAway, t)
+	t.Run("miniredis", func(t *testing.T) { watermillsSuite(t, harness(mini, t)) })
+	t.Run("redis", func(t *testing.T) { watermillsSuite(t, harness(throwAway, t)) })
+}
+
+func watermillsSuite(t *testing.T, h drivertest.Harness) {
+	t.Helper()
 	// The suite forgets to close a subscriber (its TestPublishSubscribeInOrder
 	// defers the outcome of Close rather than Close).
 	bare := h.Open
