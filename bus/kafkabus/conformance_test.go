@@ -1,3 +1,5 @@
+//go:build unix
+
 package kafkabus_test
 
 import (
@@ -43,14 +45,6 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func exceptions() map[string]drivertest.Exception {
-	out := map[string]drivertest.Exception{}
-	for _, x := range kafkabus.WatermillExceptions() {
-		out[x.Case] = drivertest.Exception{Reason: x.Reason, MustFail: x.MustFail, Wait: 5 * time.Second}
-	}
-	return out
-}
-
 func TestConformanceOnKfake(t *testing.T) {
 	dir, port := t.TempDir(), freePort(t)
 	start := func(t testing.TB) *kfake.Cluster {
@@ -76,7 +70,6 @@ func TestConformanceOnKfake(t *testing.T) {
 			c = start(t)
 		},
 		Inject: inject(addr),
-		Except: exceptions(),
 	})
 }
 
@@ -91,7 +84,6 @@ func TestConformanceOnKafka(t *testing.T) {
 		},
 		Restart: func(testing.TB) { k.Nodes[0].Restart() },
 		Inject:  inject(k.Addr),
-		Except:  exceptions(),
 		Wait:    90 * time.Second,
 	})
 }

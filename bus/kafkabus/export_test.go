@@ -9,6 +9,9 @@ import (
 // library's goroutine, which never ends.
 func NoMetrics() metrics.Registry { return noMetrics{} }
 
+// NoTopicMetrics does the same for what it reads of a topic.
+func NoTopicMetrics(topic string) { noTopicMetrics(topic) }
+
 // PartitionOf is the partition that a named partitioner chooses.
 func PartitionOf(partitioner, key string, partitions int32) (int32, error) {
 	m := &sarama.ProducerMessage{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/IBM/sarama"
 
@@ -201,13 +202,7 @@ func (b *Backend) auditTopics(s *session) ([]string, error) {
 // some names the first of a list.
 func some(list []string) string {
 	const few = 3
-	s := ""
-	for i, t := range list[:min(few, len(list))] {
-		if i > 0 {
-			s += ", "
-		}
-		s += t
-	}
+	s := strings.Join(list[:min(few, len(list))], ", ")
 	if len(list) > few {
 		s += fmt.Sprintf(" and %d more", len(list)-few)
 	}
@@ -216,17 +211,18 @@ func some(list []string) string {
 
 // settings reads the configuration of a resource.
 func (s *session) settings(kind sarama.ConfigResourceType, id string) (map[string]string, error) {
-	entries, err := s.admin.DescribeConfig(sarama.ConfigResource{Type: kind, Name: id})
+	list, err := s.admin.DescribeConfigs([]*sarama.ConfigResource{{Type: kind, Name: id}}, sarama.DescribeConfigsOptions{})
 	if err != nil {
-		var dce *sarama.DescribeConfigError
-		if errors.As(err, &dce) {
-			err = dce.Err
-		}
 		return nil, err
 	}
-	m := make(map[string]string, len(entries))
-	for _, e := range entries {
-		m[e.Name] = e.Value
+	m := make(map[string]string)
+	for _, r := range list {
+		if r.ErrorCode != 0 {
+			return nil, r.ErrorCode
+		}
+		for _, e := range r.Configs {
+			m[e.Name] = e.Value
+		}
 	}
 	return m, nil
 }

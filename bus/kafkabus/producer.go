@@ -131,7 +131,7 @@ func (p *producer) await(ctx context.Context) error {
 	}
 	t := time.NewTimer(p.b.cfg.ConnectTimeout)
 	defer t.Stop()
-	why := error(errConnectTimeout)
+	var why error
 	select {
 	case <-p.ready:
 		return nil
@@ -140,6 +140,7 @@ func (p *producer) await(ctx context.Context) error {
 	case <-ctx.Done():
 		why = context.Cause(ctx)
 	case <-t.C:
+		why = errConnectTimeout
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,7 +217,8 @@ func (p *producer) close(ctx context.Context) error {
 	}
 	p.wire.abort()
 	select {
-	case <-released: // its error is that it was cut off
+	case err := <-released:
+		return fmt.Errorf("messages were still being sent: %w", errors.Join(context.Cause(ctx), err))
 	case <-time.After(abortGrace):
 	}
 	return fmt.Errorf("messages were still being sent: %w", context.Cause(ctx))

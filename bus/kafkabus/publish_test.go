@@ -1,3 +1,5 @@
+//go:build unix
+
 package kafkabus_test
 
 import (
@@ -5,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -72,7 +75,7 @@ func TestABatchStopsAtTheFirstFailure(t *testing.T) {
 			publish(t, b, "topic", msg("key", "first"))
 			failProduce(k, c.code.Code)
 			got, err := outcomes(testContext(t), b, "topic", "a", "b", "c")
-			if want := []driver.Outcome{c.want, driver.Rejected, driver.Rejected}; fmt.Sprint(got) != fmt.Sprint(want) {
+			if want := []driver.Outcome{c.want, driver.Rejected, driver.Rejected}; !slices.Equal(got, want) {
 				t.Errorf("outcomes %v, want %v: %v", got, want, err)
 			}
 			if errors.Is(driver.Results(err, 3)[0].Err, driver.ErrPermanent) != c.permanent {
@@ -127,7 +130,7 @@ func TestAnUnreachableBrokerRejects(t *testing.T) {
 	cfg.ConnectTimeout = 300 * time.Millisecond
 	b := open(t, cfg)
 	got, err := outcomes(testContext(t), b, "topic", "a", "b")
-	if fmt.Sprint(got) != "[rejected rejected]" || !errors.Is(err, driver.ErrUnavailable) {
+	if !slices.Equal(got, []driver.Outcome{driver.Rejected, driver.Rejected}) || !errors.Is(err, driver.ErrUnavailable) {
 		t.Errorf("%v: %v", got, err)
 	}
 	if err := b.Ping(testContext(t)); !errors.Is(err, driver.ErrUnavailable) {
@@ -181,7 +184,7 @@ func TestBlackHoleIsBoundedByTheContext(t *testing.T) {
 		}
 	}
 	bounded("Publish", func(ctx context.Context) {
-		if got, err := outcomes(ctx, b, "topic", "a", "b"); fmt.Sprint(got) != "[unknown rejected]" {
+		if got, err := outcomes(ctx, b, "topic", "a", "b"); !slices.Equal(got, []driver.Outcome{driver.Unknown, driver.Rejected}) {
 			t.Errorf("%v: %v", got, err)
 		}
 	})

@@ -91,7 +91,7 @@ func (v *watch) Error(msg string, err error, fields watermill.LogFields) {
 
 // Info implements watermill.LoggerAdapter. What the stock one says of every
 // subscription and every reconnect is news to a developer at most.
-func (v *watch) Info(msg string, fields watermill.LogFields) { v.LoggerAdapter.Debug(msg, fields) }
+func (v *watch) Info(msg string, fields watermill.LogFields) { v.Debug(msg, fields) }
 
 // With implements watermill.LoggerAdapter. The stock's fields repeat ours.
 func (v *watch) With(watermill.LogFields) watermill.LoggerAdapter { return v }

@@ -71,7 +71,7 @@ func (a adapter) log(level slog.Level, msg string, err error, fields watermill.L
 	if err != nil {
 		list = append(list, slog.String("error", err.Error())) // as a value, pkg/errors would print its stack
 	}
-	a.l.LogAttrs(ctx, level, msg, list...)
+	a.l.LogAttrs(ctx, level, msg, list...) //nolint:sloglint // the text is Watermill's
 }
 
 // attrs returns the fields that may be logged, sorted by name.
