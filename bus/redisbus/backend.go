@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -146,8 +147,7 @@ func (b *Backend) Close(ctx context.Context) error {
 		closing.Wait()
 		// The stock publisher's Close is not called: it would race with Publish,
 		// and does no more than close the client.
-		errs = append(errs, b.closePublishing()...)
-		errs = append(errs, closed(b.admin.Close()))
+		errs = slices.Concat(errs, b.closePublishing(), []error{closed(b.admin.Close())})
 		done <- errors.Join(errs...)
 	}()
 	select {

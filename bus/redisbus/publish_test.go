@@ -47,7 +47,7 @@ func TestPublishWhoseAnswerIsLostIsUnknownAndNotRepeated(t *testing.T) {
 		t.Errorf("first: %+v, want unknown", got[0])
 	}
 	for i, r := range got[1:] {
-		if r.Outcome != driver.Rejected || r.Err != driver.ErrNotSent {
+		if r.Outcome != driver.Rejected || !errors.Is(r.Err, driver.ErrNotSent) {
 			t.Errorf("message %d: %+v, want not sent", i+1, r)
 		}
 	}
@@ -73,7 +73,7 @@ func TestPublishIsBoundedByItsContext(t *testing.T) {
 		start := time.Now()
 		res := driver.Results(b.Publish(ctx, "topic", one(), one()), 2)
 		cancel()
-		if res[0].Outcome == driver.Confirmed || res[1].Err != driver.ErrNotSent {
+		if res[0].Outcome == driver.Confirmed || !errors.Is(res[1].Err, driver.ErrNotSent) {
 			t.Errorf("%s: %+v", how, res)
 		}
 		if d := time.Since(start); d > 900*time.Millisecond {

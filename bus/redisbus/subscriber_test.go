@@ -2,6 +2,7 @@ package redisbus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -318,7 +319,7 @@ func TestAfterCloseNothingIsAccepted(t *testing.T) {
 		t.Error("a message after Close")
 	}
 	res := outcome(t, b.Publish(t.Context(), "topic", message.NewMessage(watermill.NewUUID(), nil)))
-	if res.Outcome != driver.Rejected || res.Err != driver.ErrClosed {
+	if res.Outcome != driver.Rejected || !errors.Is(res.Err, driver.ErrClosed) {
 		t.Errorf("publish after Close: %+v", res)
 	}
 	if _, err := b.Subscriber("g", driver.SubscriberOptions{}); err == nil {

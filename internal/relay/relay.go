@@ -147,7 +147,8 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		}
 	}
 	sub := newSubscription(ctx, &s.cfg, topic)
-	s.subs = append(live, sub)
+	live = append(live, sub)
+	s.subs = live
 	go sub.run()
 	return sub.out, nil
 }

@@ -212,14 +212,14 @@ func TestNackedMessageComesAgainAfterAGrowingPause(t *testing.T) {
 				b.add(0, "bad", "next")
 				ch := subscribe(t, s)
 				m := <-ch
-				want := []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000}
+				want := []int64{100, 200, 400, 800, 1600, 3200, 5000, 5000}
 				for i, w := range want {
 					start := time.Now()
 					ctx := m.Context()
 					m.SetContext(context.Background()) // as a router does
 					m.Nack()
 					m = <-ch
-					if got := time.Since(start); m.UUID != "bad" || got != w*time.Millisecond {
+					if got := time.Since(start); m.UUID != "bad" || got.Milliseconds() != w {
 						t.Fatalf("nack %d: %s after %v, want bad after %v ms", i+1, m.UUID, got, w)
 					}
 					if ctx.Err() == nil || m.Context().Err() != nil {

@@ -249,19 +249,15 @@ func (s *subscription) settle() bool {
 
 // settleAcked gives the adapter a moment to take note of what is acked already.
 func (s *subscription) settleAcked() {
-	var grace <-chan time.Time
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
 	for _, d := range s.flight.list {
 		if !isClosed(d.msg.Acked()) || d.done == nil || isClosed(d.done) {
 			continue
 		}
-		if grace == nil {
-			t := time.NewTimer(closeGrace)
-			defer t.Stop()
-			grace = t.C
-		}
 		select {
 		case <-d.done:
-		case <-grace:
+		case <-grace.C:
 			return
 		}
 	}
