@@ -58,7 +58,9 @@ func TestErrorsTellWhatIsWrongAndNoPassword(t *testing.T) {
 		"redis+cluster://:s3cret@host/3":         "database 0",
 		"redis+sentinel://:s3cret@host":          "no name of the master",
 		"redis+sentinel://:s3cret@host/m/x":      "invalid database number",
-		"redis+sentinel://:s3cret@host/m/x?sentinel_password=x": "not a Redis URL", // an error that contains one
+
+		// An error that contains one.
+		"redis+sentinel://:s3cret@host/m/x?sentinel_password=x": "not a Redis URL",
 	} {
 		_, err := redisclient.Parse(raw)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "want redis://") {
