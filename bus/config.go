@@ -167,8 +167,9 @@ type KafkaConfig struct {
 	// (sarama's), round_robin (ignores keys, keeps no order). Producers of one
 	// topic should agree. Defaults to consistent_random.
 	Partitioner string `env:"KAFKA_PARTITIONER"`
-	// How a group's members share partitions: cooperative-sticky, sticky, range
-	// or roundrobin. Members of one group must know a common one: librdkafka's
-	// are range and roundrobin. Defaults to cooperative-sticky.
+	// How a group's members share partitions: cooperative-sticky, sticky, range,
+	// roundrobin, or several of the last three separated by commas, preferred
+	// first. Members of one group must know a common one: beside Python members
+	// use range,roundrobin, librdkafka's default. Defaults to cooperative-sticky.
 	GroupStrategy string `env:"KAFKA_GROUP_STRATEGY"`
 }

@@ -49,7 +49,9 @@ func TestThrowAwayServerDiesWithTheTestProgram(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the child did not tell an address: %v", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	// Nothing tells when another process has ended: look again and again.
+	deadline := time.Now().Add(10 * time.Second)
+	for range time.Tick(10 * time.Millisecond) {
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if err != nil {
 			return

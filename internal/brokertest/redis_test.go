@@ -96,13 +96,12 @@ func TestSentinelPromotesTheReplica(t *testing.T) {
 		t.Fatalf("%d replicas have the entry, want 1 (%v)", n, err)
 	}
 	s.Primary.Kill()
-	for {
+	for range time.Tick(100 * time.Millisecond) { // nothing tells when the Sentinel has promoted
 		if err := c.XAdd(ctx, &redis.XAddArgs{Stream: "s", Values: []string{"v", "b"}}).Err(); err == nil {
 			break
 		} else if ctx.Err() != nil {
 			t.Fatalf("no new primary: %v", err)
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	if n := redisClient(t, &redis.Options{Addr: s.Replica.Addr}).XLen(ctx, "s").Val(); n != 2 {
 		t.Errorf("the promoted replica has %d entries, want 2", n)
