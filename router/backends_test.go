@@ -1,0 +1,187 @@
+package router_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/aura360/eventbus/bus"
+	"github.com/aura360/eventbus/events"
+	"github.com/aura360/eventbus/events/aura360"
+	"github.com/aura360/eventbus/internal/brokertest"
+	"github.com/aura360/eventbus/middleware"
+	"github.com/aura360/eventbus/router"
+)
+
+// noted is an event of these tests, on a topic that no other test reads.
+type noted struct {
+	events.Base
+	Number int    `json:"number"`
+	Mode   string `json:"mode"`
+}
+
+var notedTopic = fmt.Sprintf("eventbus.test.noted.%d", time.Now().UnixNano())
+
+var _ = events.Define[noted]("test.noted", events.Topic(notedTopic))
+
+// onEveryBackend runs f with the configuration of each backend that this
+// machine has: memory, embedded and real ones.
+func onEveryBackend(t *testing.T, f func(t *testing.T, cfg bus.Config)) {
+	t.Run("memory", func(t *testing.T) { f(t, bus.Config{Backend: bus.Memory}) })
+	for _, r := range brokertest.Redises(t) {
+		t.Run(r.Name, func(t *testing.T) {
+			f(t, bus.Config{Backend: bus.Redis, Redis: bus.RedisConfig{URL: bus.Secret(r.URL)}})
+		})
+	}
+	for _, k := range brokertest.Kafkas(t) {
+		t.Run(k.Name, func(t *testing.T) {
+			f(t, bus.Config{Backend: bus.Kafka, Kafka: bus.KafkaConfig{BootstrapServers: k.Addr}})
+		})
+	}
+}
+
+// account counts what was handled, by event id.
+type account struct {
+	mu      sync.Mutex
+	handled map[string]int
+	last    map[string]int // highest number by user
+	order   []string       // what came out of order
+	left    int
+	done    chan struct{}
+}
+
+func (a *account) add(e noted) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.handled[e.ID]++
+	if e.Number <= a.last[e.UserID] {
+		a.order = append(a.order, fmt.Sprintf("%s: %d after %d", e.UserID, e.Number, a.last[e.UserID]))
+	}
+	a.last[e.UserID] = e.Number
+	if a.left--; a.left == 0 {
+		close(a.done)
+	}
+}
+
+// The whole way of an event on every backend: what is published is handled once
+// and in order by each group, copies are dropped, what cannot be handled is in
+// the poison queue, and a stop in the middle repeats nothing.
+func TestEveryBackendKeepsThePromises(t *testing.T) {
+	const users, each = 10, 30
+	onEveryBackend(t, func(t *testing.T, cfg bus.Config) {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.Namespace = brokertest.Name(t, "ns")
+		cfg.RetryInitialInterval = time.Millisecond
+		b, err := bus.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		name := brokertest.Name(t, "group")
+		a := &account{handled: map[string]int{}, last: map[string]int{}, left: users * each, done: make(chan struct{})}
+		stop := serve(t, b, name, a)
+
+		accepted := map[string]bool{}
+		for n := 1; n <= each; n++ {
+			batch := make([]events.Event, 0, users+2)
+			for u := range users {
+				e := noted{Base: events.Base{ID: events.NewID(), UserID: fmt.Sprintf("u%d", u)}, Number: n}
+				accepted[e.ID] = true
+				batch = append(batch, e)
+			}
+			batch = append(batch, batch[0]) // a copy, as after a lost answer
+			if n == each/3 {
+				batch = append(batch, noted{Base: events.Base{UserID: "u0"}, Mode: "fail"})
+			}
+			if err := b.PublishAll(t.Context(), batch...); err != nil {
+				t.Fatal(err)
+			}
+			if n == each/2 { // a deploy in the middle
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				stop = serve(t, b, name, a)
+			}
+		}
+		select {
+		case <-a.done:
+		case <-time.After(2 * time.Minute):
+			t.Error("timed out waiting for the last event")
+		}
+		poisoned := within(t, poisonOf(t, b, name), "the poison queue")
+		if got := events.Reason(poisoned.Metadata[events.HeaderPoisonReason]); got != events.ReasonExhausted {
+			t.Errorf("poisoned for %q, want exhausted", got)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for id := range accepted {
+			if a.handled[id] != 1 {
+				t.Errorf("event %s was handled %d times", id, a.handled[id])
+			}
+		}
+		if len(a.handled) != len(accepted) || len(a.order) > 0 {
+			t.Errorf("%d accepted, %d handled, out of order: %v", len(accepted), len(a.handled), a.order)
+		}
+	})
+}
+
+// serve handles noted events in a group until stopped.
+func serve(t *testing.T, b *bus.Bus, name string, a *account) (stop func() error) {
+	t.Helper()
+	r := group(t, b, name, router.Config{Retry: middleware.RetryPolicy{MaxAttempts: 3, Initial: time.Millisecond}})
+	router.Handle(r, "note", func(_ context.Context, e noted) error {
+		if e.Mode == "fail" {
+			return errors.New("always")
+		}
+		a.add(e)
+		return nil
+	})
+	return start(t, r)
+}
+
+func TestForeignMessagesAreReadOnEveryBackend(t *testing.T) {
+	onEveryBackend(t, func(t *testing.T, cfg bus.Config) {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.Namespace = brokertest.Name(t, "ns")
+		b, err := bus.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		got := make(chan aura360.MoodCreated, 1)
+		id := events.NewID()
+		r := group(t, b, brokertest.Name(t, "group"))
+		router.Handle(r, "moods", func(_ context.Context, e aura360.MoodCreated) error {
+			if e.ID == id {
+				got <- e
+			}
+			return nil
+		})
+		start(t, r)
+		// As a Python producer writes it: no metadata of ours, a naive time.
+		body := fmt.Sprintf(`{"event_id": %q, "event_type": "user.mood.created", "timestamp": "2025-01-07T12:34:56.123456",`+
+			` "trace_id": null, "user_id": "u1", "metadata": {}, "data": {"mood_id": "m1", "mood_score": 7,`+
+			` "tags": [], "notes": "", "created_at": "2025-01-07T12:34:56", "extra": {"kept": true}}}`, id)
+		if err := b.Parts().Backend.Publish(t.Context(), aura360.TopicUserEvents, message.NewMessage("", []byte(body))); err != nil {
+			t.Fatal(err)
+		}
+		e := within(t, got, "the event")
+		want := time.Date(2025, 1, 7, 12, 34, 56, 123456000, time.UTC)
+		if !e.Timestamp.Equal(want) || e.Data.Score != 7 || string(e.Data.Extra["extra"]) != `{"kept": true}` {
+			t.Errorf("read %+v", e)
+		}
+	})
+}
