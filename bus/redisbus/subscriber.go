@@ -153,7 +153,7 @@ func (st *stream) prepare(ctx context.Context) error {
 func (st *stream) connect() (err error) {
 	cfg := st.s.b.cfg
 	st.stock, err = redisstream.NewSubscriber(redisstream.SubscriberConfig{
-		Client:        stockClient{st.client, st.acks},
+		Client:        stockClient{st.client, st.acks, st.gate},
 		Unmarshaller:  wire{},
 		Consumer:      st.consumer,
 		ConsumerGroup: st.s.group,
