@@ -97,12 +97,18 @@ func (a *acks) pay(ctx context.Context, c redis.UniversalClient) error {
 	return err
 }
 
-// close pays the rest on another client, since its own may be cut off, and
-// returns what the server did not take.
-func (a *acks) close(ctx context.Context, c redis.UniversalClient) []string {
+// end ends run, after the XACK that is on its way.
+func (a *acks) end() {
 	close(a.stop)
 	a.sent.Wait()
+}
+
+// rest pays what is owed after end on another client, since its own may be cut
+// off, and returns what the server did not take.
+func (a *acks) rest(ctx context.Context, c redis.UniversalClient) []string {
 	_ = a.pay(ctx, c) // what it could not pay is returned
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	return a.owed
 }
 

@@ -378,3 +378,22 @@ func TestAConnectionLostWhileEntriesAreClaimedDoesNotEndTheSubscription(t *testi
 	drain(t, s)
 	untilPending(t, c, topic, "g", 0)
 }
+
+func TestDrainReturnsNilOnlyWhenTheServerHasTheAcks(t *testing.T) {
+	r := realRedis(t)
+	proxy := brokertest.Proxy(t, r.Addr)
+	direct, topic := open(t, creating(r.URL)), brokertest.Name(t, "topic")
+	publish(t, direct, topic, "1")
+	s := subscriber(t, open(t, creating("redis://"+proxy.Addr)), "g")
+	m := next(t, subscribe(t, s, topic))
+	proxy.Cut()
+	m.Ack()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := s.Drain(ctx); err == nil {
+		t.Error("Drain returned nil, and the server has no ack")
+	}
+	proxy.Restore()
+	drain(t, s)
+	untilPending(t, client(t, r.URL), topic, "g", 0)
+}
