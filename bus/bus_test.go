@@ -470,3 +470,55 @@ func TestPlainWatermillPublisherAndSubscriber(t *testing.T) {
 		t.Error("an impossible group was accepted")
 	}
 }
+
+// stuckSubscriber is one whose Close waits for a broker that does not answer.
+type stuckSubscriber struct {
+	driver.Subscriber
+	answers chan struct{}
+}
+
+func (s stuckSubscriber) Close() error {
+	<-s.answers
+	return s.Subscriber.Close()
+}
+
+type stuckBackend struct {
+	*scripted
+	answers chan struct{}
+}
+
+func (b stuckBackend) Subscriber(group string, opts driver.SubscriberOptions) (driver.Subscriber, error) {
+	s, err := b.scripted.Subscriber(group, opts)
+	return stuckSubscriber{s, b.answers}, err
+}
+
+func TestShutdownIsBoundedWhenASubscriberIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := stuckBackend{newScripted(), make(chan struct{})}
+		b, err := bus.OpenWith(t.Context(), bus.Config{Logger: quiet}, backend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ch, err := b.Subscriber("g").Subscribe(t.Context(), "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = b.Shutdown(ctx)
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Error("Shutdown still waits a minute after its bound")
+		}
+		close(backend.answers)
+		<-done
+		if _, ok := <-ch; ok {
+			t.Error("a message")
+		}
+	})
+}
