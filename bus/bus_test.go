@@ -522,3 +522,22 @@ func TestShutdownIsBoundedWhenASubscriberIsStuck(t *testing.T) {
 		}
 	})
 }
+
+// listening is a backend whose Ping ends with its context.
+type listening struct{ *scripted }
+
+func (listening) Ping(ctx context.Context) error { return ctx.Err() }
+
+func TestAProbeThatWentAwaySaysNothingAboutTheBroker(t *testing.T) {
+	b, err := bus.OpenWith(t.Context(), bus.Config{Logger: quiet}, listening{newScripted()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	b.Health(gone)
+	if h := b.Health(t.Context()); h.Status != bus.StatusOK {
+		t.Errorf("the next probe is told %s: %s", h.Status, h.Error)
+	}
+}
