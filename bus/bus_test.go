@@ -541,3 +541,32 @@ func TestAProbeThatWentAwaySaysNothingAboutTheBroker(t *testing.T) {
 		t.Errorf("the next probe is told %s: %s", h.Status, h.Error)
 	}
 }
+
+func TestAPoisonTopicThatWasDeletedIsCreatedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScripted()
+		want := 1 // times the topic must have been created
+		s.publish = func(_ context.Context, topic string, _ []*message.Message) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if len(s.topics) < want {
+				return driver.Fail("memory", topic, 1, driver.Rejected, errors.New("no such topic"))
+			}
+			return nil
+		}
+		b := openScripted(t, s, bus.Config{})
+		put := func() error {
+			return b.Parts().Poison(t.Context(), message.NewMessage("u", nil), poisonInfo("g"))
+		}
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		want = 2
+		if err := put(); err == nil {
+			t.Fatal("it was put into a topic that is gone")
+		}
+		if err := put(); err != nil {
+			t.Errorf("the topic was not created again: %v", err)
+		}
+	})
+}
