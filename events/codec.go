@@ -409,8 +409,9 @@ func TypeOf(header map[string]string, body []byte) (string, error) {
 func Content(body []byte) []byte {
 	// The head as appendBase writes it, member by member: in another's body
 	// anything may stand before or around a user_id.
-	rest, ok := afterText(body, `{"event_id":`)
-	if rest, ok = afterText(rest, `,"event_type":`); !ok {
+	rest, _ := afterText(body, `{"event_id":`)
+	rest, ok := afterText(rest, `,"event_type":`)
+	if !ok {
 		return body
 	}
 	if v, found := bytes.CutPrefix(rest, []byte(`,"event_version":`)); found {

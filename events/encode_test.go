@@ -257,7 +257,7 @@ func TestContentLeavesOutNothingButTheHeadThatEncodeWrites(t *testing.T) {
 		`{"event_id":"%d`,
 	} {
 		one, two := fmt.Sprintf(foreign, 1), fmt.Sprintf(foreign, 2)
-		if string(events.Content([]byte(one))) == string(events.Content([]byte(two))) {
+		if bytes.Equal(events.Content([]byte(one)), events.Content([]byte(two))) {
 			t.Errorf("%s and %s have the same content", one, two)
 		}
 	}
