@@ -61,7 +61,7 @@ func (s *subscriber) Close() error {
 }
 
 // Drain implements driver.Subscriber. Streams that were closed while the server
-// was away left acks behind: they are sent here.
+// was away left acks behind: they are sent here, unless the backend is closed.
 func (s *subscriber) Drain(ctx context.Context) error {
 	if err := s.Subscriber.Drain(ctx); err != nil {
 		return err
@@ -73,8 +73,8 @@ func (s *subscriber) Drain(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 		err := errors.Join(errs...)
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, redis.ErrClosed) {
+			return s.b.fail("drain", err)
 		}
 		t := time.NewTimer(ackRetry)
 		select {

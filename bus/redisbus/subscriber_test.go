@@ -2,6 +2,7 @@ package redisbus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -396,4 +397,25 @@ func TestDrainReturnsNilOnlyWhenTheServerHasTheAcks(t *testing.T) {
 	proxy.Restore()
 	drain(t, s)
 	untilPending(t, client(t, r.URL), topic, "g", 0)
+}
+
+func TestDrainEndsWhenTheBackendIsClosed(t *testing.T) {
+	r := realRedis(t)
+	proxy := brokertest.Proxy(t, r.Addr)
+	direct, topic := open(t, creating(r.URL)), brokertest.Name(t, "topic")
+	publish(t, direct, topic, "1")
+	b := open(t, creating("redis://"+proxy.Addr))
+	s := subscriber(t, b, "g")
+	m := next(t, subscribe(t, s, topic))
+	proxy.Cut()
+	m.Ack()
+	noted(t, m)
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	if err := s.Drain(ctx); !errors.Is(err, driver.ErrClosed) || ctx.Err() != nil {
+		t.Errorf("Drain: %v, its context %v", err, ctx.Err())
+	}
 }
