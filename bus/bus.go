@@ -38,7 +38,7 @@ type Bus struct {
 	inUse sends
 
 	subsMu sync.Mutex
-	subs   map[*subscription]struct{} // open subscribers, for /status and Close
+	subs   map[*subscription]struct{} // open subscribers, for /status
 }
 
 // FromEnv opens the bus that the environment describes: ConfigFromEnv, then Open.
@@ -189,15 +189,7 @@ func (b *Bus) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	b.subsMu.Lock()
-	open := make([]*subscription, 0, len(b.subs))
-	for s := range b.subs {
-		open = append(open, s)
-	}
-	b.subsMu.Unlock()
-	for _, s := range open {
-		err = errors.Join(err, s.Close())
-	}
+	// The backend closes the subscribers, all at once and within ctx.
 	return errors.Join(err, b.backend.Close(ctx))
 }
 

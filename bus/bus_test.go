@@ -470,3 +470,103 @@ func TestPlainWatermillPublisherAndSubscriber(t *testing.T) {
 		t.Error("an impossible group was accepted")
 	}
 }
+
+// stuckSubscriber is one whose Close waits for a broker that does not answer.
+type stuckSubscriber struct {
+	driver.Subscriber
+	answers chan struct{}
+}
+
+func (s stuckSubscriber) Close() error {
+	<-s.answers
+	return s.Subscriber.Close()
+}
+
+type stuckBackend struct {
+	*scripted
+	answers chan struct{}
+}
+
+func (b stuckBackend) Subscriber(group string, opts driver.SubscriberOptions) (driver.Subscriber, error) {
+	s, err := b.scripted.Subscriber(group, opts)
+	return stuckSubscriber{s, b.answers}, err
+}
+
+func TestShutdownIsBoundedWhenASubscriberIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := stuckBackend{newScripted(), make(chan struct{})}
+		b, err := bus.OpenWith(t.Context(), bus.Config{Logger: quiet}, backend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ch, err := b.Subscriber("g").Subscribe(t.Context(), "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = b.Shutdown(ctx)
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Error("Shutdown still waits a minute after its bound")
+		}
+		close(backend.answers)
+		<-done
+		if _, ok := <-ch; ok {
+			t.Error("a message")
+		}
+	})
+}
+
+// listening is a backend whose Ping ends with its context.
+type listening struct{ *scripted }
+
+func (listening) Ping(ctx context.Context) error { return ctx.Err() }
+
+func TestAProbeThatWentAwaySaysNothingAboutTheBroker(t *testing.T) {
+	b, err := bus.OpenWith(t.Context(), bus.Config{Logger: quiet}, listening{newScripted()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	b.Health(gone)
+	if h := b.Health(t.Context()); h.Status != bus.StatusOK {
+		t.Errorf("the next probe is told %s: %s", h.Status, h.Error)
+	}
+}
+
+func TestAPoisonTopicThatWasDeletedIsCreatedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScripted()
+		want := 1 // times the topic must have been created
+		s.publish = func(_ context.Context, topic string, _ []*message.Message) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if len(s.topics) < want {
+				return driver.Fail("memory", topic, 1, driver.Rejected, errors.New("no such topic"))
+			}
+			return nil
+		}
+		b := openScripted(t, s, bus.Config{})
+		put := func() error {
+			return b.Parts().Poison(t.Context(), message.NewMessage("u", nil), poisonInfo("g"))
+		}
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		want = 2
+		if err := put(); err == nil {
+			t.Fatal("it was put into a topic that is gone")
+		}
+		if err := put(); err != nil {
+			t.Errorf("the topic was not created again: %v", err)
+		}
+	})
+}

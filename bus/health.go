@@ -135,6 +135,9 @@ func (h *healthCache) check(ctx context.Context) error {
 	if time.Since(h.pinged) < pingFresh {
 		return h.pingErr
 	}
+	// The answer is for others too: a caller that goes away must not make it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+	defer cancel()
 	h.pingErr = h.ping(ctx)
 	h.pinged = time.Now()
 	return h.pingErr

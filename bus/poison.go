@@ -27,7 +27,7 @@ const (
 func (b *Bus) PoisonTopic(group string) string { return b.cfg.Namespace + ".poison." + group }
 
 // poisonQueue writes to the poison topics. Each is created before its first
-// message, also where creating topics is turned off.
+// message, and again after a failure, also where creating topics is turned off.
 type poisonQueue struct {
 	bus     *Bus
 	mu      sync.Mutex
@@ -64,6 +64,14 @@ func (q *poisonQueue) ensure(ctx context.Context, topic string) error {
 	return nil
 }
 
+// forget makes the next message see to it that the topic is there: somebody may
+// have deleted it.
+func (q *poisonQueue) forget(topic string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.ensured, topic)
+}
+
 // put is the middleware.PoisonSink of the subscribe chain: nil means that the
 // poison queue has msg. A message the broker finds too large is kept cut.
 func (q *poisonQueue) put(ctx context.Context, msg *message.Message, info middleware.PoisonInfo) error {
@@ -79,6 +87,9 @@ func (q *poisonQueue) put(ctx context.Context, msg *message.Message, info middle
 	err := q.publish(ctx, topic, middleware.PoisonMessage(msg, info, poisonMaxBytes))
 	if errors.Is(err, driver.ErrPermanent) && len(msg.Payload) > poisonCutBytes {
 		err = q.publish(ctx, topic, middleware.PoisonMessage(msg, info, poisonCutBytes))
+	}
+	if err != nil {
+		q.forget(topic)
 	}
 	return err
 }

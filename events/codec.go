@@ -407,14 +407,42 @@ func TypeOf(header map[string]string, body []byte) (string, error) {
 // Two bodies with one event id and the same content are copies of one event. A
 // body that Encode did not write is its own content.
 func Content(body []byte) []byte {
-	if !bytes.HasPrefix(body, contentHead) {
+	// The head as appendBase writes it, member by member: in another's body
+	// anything may stand before or around a user_id.
+	rest, _ := afterText(body, `{"event_id":`)
+	rest, ok := afterText(rest, `,"event_type":`)
+	if !ok {
 		return body
 	}
-	// No string can hold the mark: there its quotes would be escaped.
-	if at := bytes.Index(body, contentMark); at >= 0 {
-		return body[at:]
+	if v, found := bytes.CutPrefix(rest, []byte(`,"event_version":`)); found {
+		rest = bytes.TrimLeft(v, "0123456789")
 	}
-	return body
+	if rest, ok = afterText(rest, `,"timestamp":`); !ok {
+		return body
+	}
+	if v, found := bytes.CutPrefix(rest, []byte(`,"trace_id":null`)); found {
+		rest = v
+	} else if rest, ok = afterText(rest, `,"trace_id":`); !ok {
+		return body
+	}
+	if !bytes.HasPrefix(rest, []byte(`,"user_id":`)) {
+		return body
+	}
+	return rest
 }
 
-var contentHead, contentMark = []byte(`{"event_id":"`), []byte(`,"user_id":`)
+// afterText returns what follows prefix and a JSON string in b.
+func afterText(b []byte, prefix string) (rest []byte, ok bool) {
+	if len(b) <= len(prefix) || string(b[:len(prefix)]) != prefix || b[len(prefix)] != '"' {
+		return nil, false
+	}
+	for i := len(prefix) + 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return b[i+1:], true
+		}
+	}
+	return nil, false
+}

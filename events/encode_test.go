@@ -3,6 +3,7 @@ package events_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"reflect"
@@ -242,5 +243,22 @@ func TestTheSameIDSaysTheSameWhenPublishedAgain(t *testing.T) {
 	}
 	if foreign := `{"event_type": "x", "user_id": 1}`; string(events.Content([]byte(foreign))) != foreign {
 		t.Error("a foreign body is not its own content")
+	}
+}
+
+func TestContentLeavesOutNothingButTheHeadThatEncodeWrites(t *testing.T) {
+	for _, foreign := range []string{
+		`{"event_id":"1","data":{"n":%d},"user_id":"u"}`,
+		`{"event_id":"1","event_type":"t","timestamp":"2025-01-07T12:34:56","data":{"n":%d,"user_id":"u"}}`,
+		`{"event_id":"1","event_type":"t","timestamp":"x","trace_id":null,"n":%d,"user_id":"u"}`,
+		`{"event_id":"1","event_type":"t","event_version":2,"timestamp":%d,"trace_id":null,"user_id":"u"}`,
+		`{"event_id":"1","event_type":"t","timestamp":"x","trace_id":{"a":%d},"user_id":"u"}`,
+		`{"event_id":"1\"","n":%d,"user_id":"u"}`,
+		`{"event_id":"%d`,
+	} {
+		one, two := fmt.Sprintf(foreign, 1), fmt.Sprintf(foreign, 2)
+		if bytes.Equal(events.Content([]byte(one)), events.Content([]byte(two))) {
+			t.Errorf("%s and %s have the same content", one, two)
+		}
 	}
 }

@@ -256,13 +256,8 @@ func (t *topicHandlers) poison(d *middleware.Delivery, err error) ([]*message.Me
 // stands on it. The first call ends the registering of handlers, as Run does,
 // and Run can not be called any more.
 func (r *Router) Deliver(topic string, msg *message.Message) error {
-	r.mu.Lock()
-	built := r.built
-	r.mu.Unlock()
-	if !built {
-		if err := r.build(); err != nil {
-			return err
-		}
+	if err := r.build(true); err != nil {
+		return err
 	}
 	t := r.topics[topic]
 	if t == nil {

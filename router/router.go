@@ -82,8 +82,9 @@ type Router struct {
 	names  map[string]bool
 	errs   []error // what Handle had to complain about; Run returns it
 
-	mu    sync.Mutex
-	built bool
+	mu       sync.Mutex
+	built    bool
+	buildErr error
 }
 
 // New returns a router for a consumer group: each group gets every event of the
@@ -193,7 +194,7 @@ var errDrain = errors.New("router stopped: the handler did not finish within the
 // returns an error. Run also returns an error, without handling anything, when
 // a handler was registered wrongly. It can be called once.
 func (r *Router) Run(ctx context.Context) error {
-	if err := r.build(); err != nil {
+	if err := r.build(false); err != nil {
 		return err
 	}
 	sub, err := r.bus.Subscribe(r.group, driver.SubscriberOptions{
@@ -248,14 +249,22 @@ func (s stockSubscriber) Subscribe(_ context.Context, topic string) (<-chan *mes
 
 func (stockSubscriber) Close() error { return nil }
 
-// build checks the registrations and puts the chains together, once.
-func (r *Router) build() error {
+// build checks the registrations and puts the chains together, once. A second
+// call is an error unless again; then it returns what the first did.
+func (r *Router) build(again bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.built {
+	switch {
+	case !r.built:
+		r.built = true
+		r.buildErr = r.buildOnce()
+	case !again:
 		return fmt.Errorf("router %s: it has run already; make a new one", r.group)
 	}
-	r.built = true
+	return r.buildErr
+}
+
+func (r *Router) buildOnce() error {
 	if len(r.errs) > 0 {
 		return fmt.Errorf("router %s: %w", r.group, errors.Join(r.errs...))
 	}

@@ -499,3 +499,16 @@ func TestPublishingAgainAfterALostAnswerIsHandledOnce(t *testing.T) {
 		t.Errorf("handled %q and %q", first, second)
 	}
 }
+
+func TestDeliverReportsMistakesOfRegistrationEachTime(t *testing.T) {
+	r := group(t, open(t), "g")
+	nop := func(context.Context, aura360.MoodCreated) error { return nil }
+	router.Handle(r, "a", nop)
+	router.Handle(r, "b", nop)
+	for range 2 {
+		err := r.Deliver(aura360.TopicUserEvents, message.NewMessage("", nil))
+		if err == nil || !strings.Contains(err.Error(), `handler "b": type user.mood.created is handled by "a"`) {
+			t.Errorf("Deliver: %v", err)
+		}
+	}
+}

@@ -214,12 +214,13 @@ func (h *Harness) deliver(d *delivery) {
 		h.note("  %s crashes before the ack, and starts again", d.router.Group())
 		h.marks.forget()
 	}
+	var err error
 	for range 3 {
-		if h.attempt(d) == nil {
+		if err = h.attempt(d); err == nil {
 			return
 		}
 	}
-	h.t.Fatalf("bustest: group %s leaves %s unacked, three times over", d.router.Group(), describe(d.msg))
+	h.t.Fatalf("bustest: group %s leaves %s unacked, three times over: %v", d.router.Group(), describe(d.msg), err)
 }
 
 func (h *Harness) attempt(d *delivery) error {

@@ -97,20 +97,28 @@ func (a *acks) pay(ctx context.Context, c redis.UniversalClient) error {
 	return err
 }
 
-// close pays the rest on another client, since its own may be cut off, and
-// returns what the server did not take.
-func (a *acks) close(ctx context.Context, c redis.UniversalClient) []string {
+// end ends run, after the XACK that is on its way.
+func (a *acks) end() {
 	close(a.stop)
 	a.sent.Wait()
+}
+
+// rest pays what is owed after end on another client, since its own may be cut
+// off, and returns what the server did not take.
+func (a *acks) rest(ctx context.Context, c redis.UniversalClient) []string {
 	_ = a.pay(ctx, c) // what it could not pay is returned
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	return a.owed
 }
 
-// stockClient is the client as the stock adapter sees it: acks are gathered, and
-// closing it is the stream's business.
+// stockClient is the client as the stock adapter sees it: acks are gathered,
+// there is nothing to claim where claiming is refused, and closing it is the
+// stream's business.
 type stockClient struct {
 	redis.UniversalClient
 	acks *acks
+	gate *gate
 }
 
 // XAck takes note of an ack.
@@ -119,6 +127,16 @@ func (c stockClient) XAck(ctx context.Context, stream, group string, ids ...stri
 		return redis.NewIntResult(int64(len(ids)), nil)
 	}
 	return c.UniversalClient.XAck(ctx, stream, group, ids...)
+}
+
+// XPendingExt tells what could be claimed. The stock adapter claims until nothing
+// is left before it reads for the first time. Where the gate refuses that, it
+// would try for ever, and never come to the read whose failure ends it.
+func (c stockClient) XPendingExt(ctx context.Context, a *redis.XPendingExtArgs) *redis.XPendingExtCmd {
+	if c.gate.refuses() {
+		return redis.NewXPendingExtCmd(ctx) // its result is empty
+	}
+	return c.UniversalClient.XPendingExt(ctx, a)
 }
 
 // Close keeps the stock adapter from closing a client that is still needed.

@@ -67,6 +67,13 @@ func (g *gate) lostReply() bool {
 	return g.lost
 }
 
+// refuses tells that fetches are refused.
+func (g *gate) refuses() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shut != nil
+}
+
 func (g *gate) condition() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -94,7 +101,8 @@ func (g *gate) leave(err error) {
 	}
 	// go-redis looks at a cancelled context before it sends, and not after.
 	if err != nil && !isReply(err) && !errors.Is(err, context.Canceled) {
-		// A claim that failed does not end the stock adapter: the next read will.
+		// A claim that failed does not end the stock adapter: the next read will,
+		// see stockClient.XPendingExt.
 		g.lost = true
 		g.closeLocked(errLost)
 	}

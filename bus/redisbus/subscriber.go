@@ -60,6 +60,71 @@ func (s *subscriber) Close() error {
 	return err
 }
 
+// Drain implements driver.Subscriber. Streams that were closed while the server
+// was away left acks behind: they are sent here, unless the backend is closed.
+func (s *subscriber) Drain(ctx context.Context) error {
+	if err := s.Subscriber.Drain(ctx); err != nil {
+		return err
+	}
+	for {
+		var errs []error
+		for _, topic := range s.owing() {
+			_, err := bounded(ctx, func() (struct{}, error) { return struct{}{}, s.settle(ctx, topic) })
+			errs = append(errs, err)
+		}
+		err := errors.Join(errs...)
+		if err == nil || errors.Is(err, redis.ErrClosed) {
+			return s.b.fail("drain", err)
+		}
+		t := time.NewTimer(ackRetry)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return s.b.fail("drain", fmt.Errorf("%w: %w", context.Cause(ctx), err))
+		}
+	}
+}
+
+// owing returns the topics with acks that the server has not taken.
+func (s *subscriber) owing() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var topics []string
+	for topic, ids := range s.owed {
+		if len(ids) > 0 {
+			topics = append(topics, topic)
+		}
+	}
+	return topics
+}
+
+// settle does what earlier streams of a topic could not when they were closed:
+// it sends their acks, then releases their entries, in order.
+func (s *subscriber) settle(ctx context.Context, topic string) error {
+	s.mu.Lock()
+	left, owed := slices.Clone(s.left[topic]), s.owed[topic]
+	delete(s.owed, topic)
+	s.mu.Unlock()
+	if len(owed) > 0 {
+		if err := s.b.admin.XAck(ctx, topic, s.group, owed...).Err(); err != nil {
+			s.mu.Lock()
+			s.owed[topic] = append(owed, s.owed[topic]...)
+			s.mu.Unlock()
+			return fmt.Errorf("ack: %w", err)
+		}
+	}
+	for _, consumer := range left {
+		if err := s.b.release(ctx, topic, s.group, consumer, false); err != nil {
+			return fmt.Errorf("release entries: %w", err)
+		}
+		s.mu.Lock()
+		s.left[topic] = slices.DeleteFunc(s.left[topic], func(c string) bool { return c == consumer })
+		s.mu.Unlock()
+	}
+	return nil
+}
+
 // cut closes the connections of all its streams, which ends what waits for them.
 func (s *subscriber) cut() {
 	s.mu.Lock()
@@ -89,7 +154,7 @@ func (s *subscriber) open(ctx context.Context, topic string) (message.Subscriber
 	}
 	st.acks = newAcks(client, topic, s.group)
 	if err := st.connect(); err != nil {
-		st.acks.close(ctx, client) // it owes nothing
+		st.acks.end() // it owes nothing
 		return nil, errors.Join(err, closed(client.Close()))
 	}
 	s.mu.Lock()
@@ -126,34 +191,14 @@ func (st *stream) prepare(ctx context.Context) error {
 	case kind != "none" && kind != "stream":
 		return fmt.Errorf("the key holds a %s, not a stream", kind)
 	}
-	// What an earlier subscription could not release comes first, in order.
-	st.s.mu.Lock()
-	left, owed := slices.Clone(st.s.left[st.topic]), st.s.owed[st.topic]
-	st.s.mu.Unlock()
-	if len(owed) > 0 {
-		if err := b.admin.XAck(ctx, st.topic, st.s.group, owed...).Err(); err != nil {
-			return fmt.Errorf("ack: %w", err)
-		}
-		st.s.mu.Lock()
-		st.s.owed[st.topic] = nil // prepare runs once at a time for a topic, and only Close adds, before the next
-		st.s.mu.Unlock()
-	}
-	for _, consumer := range left {
-		if err := b.release(ctx, st.topic, st.s.group, consumer, false); err != nil {
-			return fmt.Errorf("release entries: %w", err)
-		}
-		st.s.mu.Lock()
-		st.s.left[st.topic] = slices.DeleteFunc(st.s.left[st.topic], func(c string) bool { return c == consumer })
-		st.s.mu.Unlock()
-	}
-	return nil
+	return st.s.settle(ctx, st.topic)
 }
 
 // connect makes the stock subscriber.
 func (st *stream) connect() (err error) {
 	cfg := st.s.b.cfg
 	st.stock, err = redisstream.NewSubscriber(redisstream.SubscriberConfig{
-		Client:        stockClient{st.client, st.acks},
+		Client:        stockClient{st.client, st.acks, st.gate},
 		Unmarshaller:  wire{},
 		Consumer:      st.consumer,
 		ConsumerGroup: st.s.group,
@@ -215,14 +260,16 @@ func (st *stream) Close() error {
 	// The stock adapter does not wait for its reader, who may just be getting an
 	// entry.
 	idle := st.gate.wait(closeTimeout)
+	st.acks.end()
 
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	b, s := st.s.b, st.s
-	owed := st.acks.close(ctx, b.admin)
-	rerr := b.release(ctx, st.topic, s.group, st.consumer, idle && !st.gate.lostReply())
+	owed := st.acks.rest(ctx, b.admin)
+	// What is released would be handled again, also what was acked.
+	done := len(owed) == 0 && b.release(ctx, st.topic, s.group, st.consumer, idle && !st.gate.lostReply()) == nil
 	s.mu.Lock()
-	if rerr != nil {
+	if !done {
 		s.left[st.topic] = append(s.left[st.topic], st.consumer)
 	}
 	s.owed[st.topic] = append(s.owed[st.topic], owed...)

@@ -329,3 +329,93 @@ func TestAfterCloseNothingIsAccepted(t *testing.T) {
 		t.Error("Ping after Close")
 	}
 }
+
+// The stock adapter takes what is to be claimed before it reads for the first
+// time, and goes on claiming until there is nothing left.
+func TestAConnectionLostWhileEntriesAreClaimedDoesNotEndTheSubscription(t *testing.T) {
+	r := realRedis(t)
+	proxy := brokertest.Proxy(t, r.Addr)
+	direct, topic := open(t, creating(r.URL)), brokertest.Name(t, "topic")
+	publish(t, direct, topic, "1", "2", "3", "4", "5", "6")
+	c := client(t, r.URL)
+	if err := c.XGroupCreate(t.Context(), topic, "g", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	read, err := c.XReadGroup(t.Context(), &redis.XReadGroupArgs{
+		Group: "g", Consumer: "gone", Streams: []string{topic, ">"},
+	}).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := []any{"XCLAIM", topic, "g", "gone", 0}
+	for _, m := range read[0].Messages {
+		claim = append(claim, m.ID)
+	}
+	if err := c.Do(t.Context(), append(claim, "IDLE", time.Hour.Milliseconds(), "JUSTID")...).Err(); err != nil {
+		t.Fatal(err)
+	}
+
+	b := open(t, creating("redis://"+proxy.Addr+"/0?read_timeout=500ms"))
+	s := subscriber(t, b, "g")
+	ch := subscribe(t, s, topic)
+	first := next(t, ch)
+	until(t, func() error { // 1 is here, 2 and 3 wait behind it
+		p, err := c.XPending(t.Context(), topic, "g").Result()
+		if err != nil {
+			return err
+		}
+		if p.Consumers["gone"] != 3 {
+			return fmt.Errorf("entries of %v", p.Consumers)
+		}
+		return nil
+	})
+	proxy.Cut()
+	first.Ack()
+	take(t, ch, "2", "3")
+	untilState(t, s, topic, false)
+	proxy.Restore()
+	take(t, ch, "4", "5", "6")
+	untilState(t, s, topic, true)
+	drain(t, s)
+	untilPending(t, c, topic, "g", 0)
+}
+
+func TestDrainReturnsNilOnlyWhenTheServerHasTheAcks(t *testing.T) {
+	r := realRedis(t)
+	proxy := brokertest.Proxy(t, r.Addr)
+	direct, topic := open(t, creating(r.URL)), brokertest.Name(t, "topic")
+	publish(t, direct, topic, "1")
+	s := subscriber(t, open(t, creating("redis://"+proxy.Addr)), "g")
+	m := next(t, subscribe(t, s, topic))
+	proxy.Cut()
+	m.Ack()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := s.Drain(ctx); err == nil {
+		t.Error("Drain returned nil, and the server has no ack")
+	}
+	proxy.Restore()
+	drain(t, s)
+	untilPending(t, client(t, r.URL), topic, "g", 0)
+}
+
+func TestDrainEndsWhenTheBackendIsClosed(t *testing.T) {
+	r := realRedis(t)
+	proxy := brokertest.Proxy(t, r.Addr)
+	direct, topic := open(t, creating(r.URL)), brokertest.Name(t, "topic")
+	publish(t, direct, topic, "1")
+	b := open(t, creating("redis://"+proxy.Addr))
+	s := subscriber(t, b, "g")
+	m := next(t, subscribe(t, s, topic))
+	proxy.Cut()
+	m.Ack()
+	noted(t, m)
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	if err := s.Drain(ctx); !errors.Is(err, driver.ErrClosed) || ctx.Err() != nil {
+		t.Errorf("Drain: %v, its context %v", err, ctx.Err())
+	}
+}
