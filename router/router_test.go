@@ -14,16 +14,16 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"go.uber.org/goleak"
 
 	"github.com/aura360/eventbus/bus"
 	"github.com/aura360/eventbus/events"
 	"github.com/aura360/eventbus/events/aura360"
+	"github.com/aura360/eventbus/internal/brokertest"
 	"github.com/aura360/eventbus/middleware"
 	"github.com/aura360/eventbus/router"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { brokertest.Main(m) }
 
 func mood(user string, score int) aura360.MoodCreated {
 	return aura360.MoodCreated{Base: events.Base{UserID: user}, Data: aura360.Mood{Score: float64(score)}}

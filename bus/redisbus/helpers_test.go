@@ -11,14 +11,13 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 
 	"github.com/aura360/eventbus/bus/driver"
 	"github.com/aura360/eventbus/bus/redisbus"
 	"github.com/aura360/eventbus/internal/brokertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { brokertest.Main(m) }
 
 // wait is how long a test waits for what must come: much, since machines are slow.
 const wait = 20 * time.Second
