@@ -188,7 +188,7 @@ func TestRefusedEventNamesTheFieldAndSendsNothing(t *testing.T) {
 		"field event_type":              bad,
 		"field guardian_type: required": aura360.GuardianRequest{Query: "q"},
 		"nil event":                     nil,
-		"is not defined: var _ = events.Define[bus": undefined{},
+		"is not defined; it needs: var _ = events.Define[bus": undefined{},
 	} {
 		err := b.Publish(context.Background(), e)
 		if !errors.Is(err, bus.ErrNotAccepted) || !strings.Contains(err.Error(), want) {

@@ -34,7 +34,10 @@ type PublishError struct {
 
 func (e *PublishError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "publish %s", orDash(e.Type))
+	b.WriteString("publish")
+	if e.Type != "" {
+		fmt.Fprintf(&b, " %s", e.Type)
+	}
 	if e.ID != "" {
 		fmt.Fprintf(&b, " %s", e.ID)
 	}
@@ -91,18 +94,11 @@ func (e *BatchError) Unwrap() []error {
 	return out
 }
 
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
 // hint says what to do about err, "" when there is nothing more to say.
 func hint(err error) string {
 	switch {
 	case errors.Is(err, driver.ErrUnavailable):
-		return "does the broker run, and is its address right?"
+		return "does the broker run, and are its address, its credentials and its TLS settings right?"
 	case errors.Is(err, driver.ErrPermanent):
 		return "publishing it again will not help"
 	}

@@ -217,7 +217,7 @@ func definitionOf(t reflect.Type) (*Definition, error) {
 		}
 	}
 	return nil, &Error{Reason: ReasonUnknownType, Err: fmt.Errorf(
-		"type %v is not defined: var _ = events.Define[%v](\"its.name\", events.Topic(\"its.topic\"))", t, t)}
+		"type %v is not defined; it needs: var _ = events.Define[%v](\"its.name\", events.Topic(\"its.topic\"))", t, t)}
 }
 
 // Definitions returns all defined types, sorted by name.

@@ -120,7 +120,7 @@ var errNoHandler = errors.New("no handler")
 func (t *topicHandlers) build() {
 	r := t.router
 	t.outer = wrap(t.dispatch, r.with(middleware.PieceMetrics, middleware.Measure(r.parts.Metrics, r.parts.Tracing.System)), r.cfg.Outer)
-	t.outer = wrap(t.outer, []message.HandlerMiddleware{middleware.Guard(r.log)},
+	t.outer = wrap(t.outer, []message.HandlerMiddleware{middleware.Guard(r.parts.Log)},
 		r.with(middleware.PieceTrace, middleware.Trace(r.parts.Tracing)))
 	for _, h := range t.typed {
 		h.chain = t.chainOf(h)
@@ -156,9 +156,9 @@ func (t *topicHandlers) chainOf(h *handler) message.HandlerFunc {
 		limits = append(limits, middleware.Timeout(timeout))
 	}
 	return wrap(h.call,
-		r.with(middleware.PieceDeduplicate, middleware.Deduplicate(r.cfg.Marks, r.log)),
-		r.with(middleware.PiecePoison, middleware.Poison(r.parts.Poison, r.log)),
-		r.with(middleware.PieceRetry, middleware.Retry(retry, r.log)),
+		r.with(middleware.PieceDeduplicate, middleware.Deduplicate(r.cfg.Marks, r.parts.Log)),
+		r.with(middleware.PiecePoison, middleware.Poison(r.parts.Poison, r.parts.Log)),
+		r.with(middleware.PieceRetry, middleware.Retry(retry, r.parts.Log)),
 		limits,
 		r.with(middleware.PieceRecover, middleware.Recover()),
 		r.cfg.Inner, h.cfg.Inner)
@@ -247,7 +247,7 @@ func (t *topicHandlers) find(d *middleware.Delivery) (*handler, error) {
 // poison gives up a message that no handler can be blamed for.
 func (t *topicHandlers) poison(d *middleware.Delivery, err error) ([]*message.Message, error) {
 	failed := func(*message.Message) ([]*message.Message, error) { return nil, err }
-	return wrap(failed, t.router.with(middleware.PiecePoison, middleware.Poison(t.router.parts.Poison, t.router.log)))(d.Msg)
+	return wrap(failed, t.router.with(middleware.PiecePoison, middleware.Poison(t.router.parts.Poison, t.router.parts.Log)))(d.Msg)
 }
 
 // Deliver takes one message through the chain and its handler, on the calling

@@ -76,7 +76,7 @@ type Router struct {
 	parts  bus.Parts
 	group  string
 	cfg    Config
-	log    *slog.Logger
+	log    *slog.Logger // names the group; the middleware names it by itself
 	wm     *message.Router
 	topics map[string]*topicHandlers
 	names  map[string]bool

@@ -357,6 +357,23 @@ func TestBadInputIsPoisonedWithItsReasonAndTheNextMessageIsHandled(t *testing.T)
 	}
 }
 
+func TestLogNamesTheGroupOnce(t *testing.T) {
+	var log strings.Builder
+	b, err := bus.Open(t.Context(), bus.Config{Backend: bus.Memory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	r := group(t, b, "g")
+	router.Handle(r, "h", func(context.Context, aura360.MoodCreated) error { return nil })
+	if err := r.Deliver("aura360.user.events", message.NewMessage("1", []byte("{"))); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "group=g"); n != 1 || !strings.Contains(log.String(), "message poisoned") {
+		t.Errorf("the group stands there %d times: %s", n, log.String())
+	}
+}
+
 func TestDuplicatesReachTheHandlerOnce(t *testing.T) {
 	b := open(t)
 	r := group(t, b, "g")

@@ -268,11 +268,14 @@ func (h *Harness) Transcript() string {
 }
 
 func describe(msg *message.Message) string {
-	body := string(msg.Payload)
+	return fmt.Sprintf("%s %s", orDash(msg.Metadata[events.HeaderEventType]), clip(msg.Payload))
+}
+
+func clip(body []byte) string {
 	if len(body) > 300 {
-		body = body[:300] + "..."
+		return string(body[:300]) + "..."
 	}
-	return fmt.Sprintf("%s %s", orDash(msg.Metadata[events.HeaderEventType]), body)
+	return string(body)
 }
 
 func orDash(s string) string {

@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 
@@ -59,6 +60,12 @@ type Poisoned struct {
 	Reason  events.Reason
 	Error   string // error chain
 	Body    []byte
+}
+
+// String is what %v and %+v print of it: the body as text.
+func (p Poisoned) String() string {
+	return fmt.Sprintf("{%s/%s: %s %s, reason %s: %s, body %s}",
+		p.Group, orDash(p.Handler), orDash(p.Type), orDash(p.ID), p.Reason, p.Error, clip(p.Body))
 }
 
 // Poisoned returns what was given up so far, in order.

@@ -78,18 +78,18 @@ func TestValidateCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, c := range map[string]kafkabus.Config{
-		"KAFKA_SASL_USERNAME is not set: KAFKA_SASL_MECHANISM=PLAIN needs it":            {SecurityProtocol: "SASL_SSL", SASLPassword: "hunter2"},
-		"KAFKA_SASL_PASSWORD is not set: KAFKA_SASL_MECHANISM=SCRAM-SHA-256 needs it":    {SecurityProtocol: "SASL_SSL", SASLMechanism: "SCRAM-SHA-256", SASLUsername: "u"},
-		`KAFKA_SASL_MECHANISM="GSSAPI": want PLAIN`:                                      {SecurityProtocol: "SASL_SSL", SASLMechanism: "GSSAPI"},
-		`KAFKA_SECURITY_PROTOCOL="TLS": want PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL`: {SecurityProtocol: "TLS"},
-		`KAFKA_SASL_MECHANISM="PLAIN" has no effect`:                                     {SASLMechanism: "PLAIN"},
-		"KAFKA_SASL_PASSWORD has no effect with KAFKA_SECURITY_PROTOCOL=SSL":             {SecurityProtocol: "SSL", SASLPassword: "hunter2"},
-		"KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION: want both or none":   {SecurityProtocol: "SSL", SSLKeyLocation: notPEM},
-		"KAFKA_SSL_CA_LOCATION: open ":                                                   {SecurityProtocol: "SSL", SSLCALocation: filepath.Join(dir, "none")},
-		"not.pem holds no PEM certificate":                                               {SecurityProtocol: "SSL", SSLCALocation: notPEM},
-		"KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: tls:":                   {SecurityProtocol: "SSL", SSLCertificateLocation: notPEM, SSLKeyLocation: notPEM},
-		"KAFKA_SSL_KEY_PASSWORD has no effect without KAFKA_SSL_KEY_LOCATION":            {SecurityProtocol: "SSL", SSLKeyPassword: "hunter2"},
-		`KAFKA_GROUP_STRATEGY=","`:                                                       {GroupStrategy: ","},
+		"KAFKA_SASL_USERNAME (or KAFKA_API_KEY) is not set: KAFKA_SASL_MECHANISM=PLAIN needs it":            {SecurityProtocol: "SASL_SSL", SASLPassword: "hunter2"},
+		"KAFKA_SASL_PASSWORD (or KAFKA_API_SECRET) is not set: KAFKA_SASL_MECHANISM=SCRAM-SHA-256 needs it": {SecurityProtocol: "SASL_SSL", SASLMechanism: "SCRAM-SHA-256", SASLUsername: "u"},
+		`KAFKA_SASL_MECHANISM="GSSAPI": want PLAIN`:                                                         {SecurityProtocol: "SASL_SSL", SASLMechanism: "GSSAPI"},
+		`KAFKA_SECURITY_PROTOCOL="TLS": want PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL`:                    {SecurityProtocol: "TLS"},
+		`KAFKA_SASL_MECHANISM="PLAIN" has no effect`:                                                        {SASLMechanism: "PLAIN"},
+		"KAFKA_SASL_PASSWORD has no effect with KAFKA_SECURITY_PROTOCOL=SSL":                                {SecurityProtocol: "SSL", SASLPassword: "hunter2"},
+		"KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION: want both or none":                      {SecurityProtocol: "SSL", SSLKeyLocation: notPEM},
+		"KAFKA_SSL_CA_LOCATION: open ":                                                                      {SecurityProtocol: "SSL", SSLCALocation: filepath.Join(dir, "none")},
+		"not.pem holds no PEM certificate":                                                                  {SecurityProtocol: "SSL", SSLCALocation: notPEM},
+		"KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: tls:":                                      {SecurityProtocol: "SSL", SSLCertificateLocation: notPEM, SSLKeyLocation: notPEM},
+		"KAFKA_SSL_KEY_PASSWORD has no effect without KAFKA_SSL_KEY_LOCATION":                               {SecurityProtocol: "SSL", SSLKeyPassword: "hunter2"},
+		`KAFKA_GROUP_STRATEGY=","`:                                                                          {GroupStrategy: ","},
 	} {
 		c.BootstrapServers = "h:1"
 		err := c.Validate()

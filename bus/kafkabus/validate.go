@@ -60,6 +60,16 @@ func (v *problems) servers(list string) {
 	}
 }
 
+// alias is the other name that package bus reads a variable by.
+var alias = map[string]string{envUsername: "KAFKA_API_KEY", envPassword: "KAFKA_API_SECRET"}
+
+func withAlias(name string) string {
+	if a := alias[name]; a != "" {
+		return name + " (or " + a + ")"
+	}
+	return name
+}
+
 func (v *problems) sasl(c Config) {
 	credentials := []struct{ name, value string }{
 		{envUsername, c.SASLUsername},
@@ -92,7 +102,7 @@ func (v *problems) sasl(c Config) {
 	}
 	for _, f := range needs {
 		if f.value == "" {
-			v.add("%s is not set: %s=%s needs it", f.name, envMechanism, c.SASLMechanism)
+			v.add("%s is not set: %s=%s needs it", withAlias(f.name), envMechanism, c.SASLMechanism)
 		}
 	}
 	for _, f := range other {

@@ -39,6 +39,8 @@ func (s *service) running() bool {
 type machine struct {
 	dir string
 
+	redisPort, benchPort, kafkaPort int // where up starts them, if it can
+
 	Redis *service `json:"redis,omitempty"`
 	Bench *service `json:"bench_redis,omitempty"`
 	Kafka *service `json:"kafka,omitempty"`

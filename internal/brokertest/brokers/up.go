@@ -23,6 +23,9 @@ func (m *machine) up(ctx context.Context, args []string) error {
 	redis := flags.String("redis", "", "address of the Redis that Docker Compose runs")
 	bench := flags.String("bench", "", "address of the Redis for benchmarks that Docker Compose runs")
 	kafka := flags.String("kafka", "", "address of the Kafka that Docker Compose runs")
+	flags.IntVar(&m.redisPort, "redis-port", 6379, "where to start Redis, if the port is free")
+	flags.IntVar(&m.benchPort, "bench-port", 6389, "where to start the Redis for benchmarks, if the port is free")
+	flags.IntVar(&m.kafkaPort, "kafka-port", 9092, "where to start Kafka, if the port is free")
 	all := flags.Bool("all", false, "fail if a broker cannot be had")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -83,11 +86,11 @@ func (m *machine) told(s *service) string {
 }
 
 func (m *machine) startRedis(ctx context.Context) (*service, error) {
-	return m.redis(ctx, local.Redis{Name: "redis", Dir: m.file("redis"), Fsync: "always"}, 6379)
+	return m.redis(ctx, local.Redis{Name: "redis", Dir: m.file("redis"), Fsync: "always"}, m.redisPort)
 }
 
 func (m *machine) startBench(ctx context.Context) (*service, error) {
-	return m.redis(ctx, local.Redis{Name: "redis-bench", Dir: m.file("redis-bench"), Fsync: "everysec"}, 6389)
+	return m.redis(ctx, local.Redis{Name: "redis-bench", Dir: m.file("redis-bench"), Fsync: "everysec"}, m.benchPort)
 }
 
 func (m *machine) redis(ctx context.Context, r local.Redis, port int) (*service, error) {
@@ -124,7 +127,11 @@ func (m *machine) startKafka(ctx context.Context) (*service, error) {
 	}
 	var err error
 	for i, l := range local.Listeners {
-		if k.Ports[l], err = local.Port(9092 + i); err != nil {
+		preferred := 9092 + i
+		if l == local.Plaintext {
+			preferred = m.kafkaPort
+		}
+		if k.Ports[l], err = local.Port(preferred); err != nil {
 			return nil, err
 		}
 	}
