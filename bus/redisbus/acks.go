@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// maxOwed bounds the acks that the server has not yet taken. One more is sent
+	// maxOwed bounds the acks that wait while others are being sent. One more is sent
 	// by the adapter itself, which then waits for it.
 	maxOwed = 1000
 	// ackRetry is the pause before acks that failed are sent again.

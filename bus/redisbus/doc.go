@@ -39,7 +39,7 @@
 //
 //   - The events of one key are in order only while the group has one member,
 //     and a topic has one event in flight: the stock adapter reads one entry per
-//     round trip and waits for its ack. A nacked event holds up its whole topic.
+//     round trip, with one in hand at a time. A nacked event holds up its whole topic.
 //   - Redis replicates asynchronously: a failover (Sentinel, Cluster) may lose
 //     what it confirmed last. Audit says so.
 //   - A process that is killed leaves its entries for ClaimAfter, and its name
