@@ -33,6 +33,6 @@ func ExampleConfig_Validate() {
 	err := kafkabus.Config{BootstrapServers: "localhost:9092", SecurityProtocol: "SASL_SSL"}.Validate()
 	fmt.Println(err)
 	// Output:
-	// KAFKA_SASL_USERNAME is not set: KAFKA_SASL_MECHANISM=PLAIN needs it
-	// KAFKA_SASL_PASSWORD is not set: KAFKA_SASL_MECHANISM=PLAIN needs it
+	// KAFKA_SASL_USERNAME (or KAFKA_API_KEY) is not set: KAFKA_SASL_MECHANISM=PLAIN needs it
+	// KAFKA_SASL_PASSWORD (or KAFKA_API_SECRET) is not set: KAFKA_SASL_MECHANISM=PLAIN needs it
 }

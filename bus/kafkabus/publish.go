@@ -53,7 +53,7 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 		}
 	}
 	if b.cfg.Provision.Create {
-		if err := b.ensure(ctx, driver.TopicSpec{Name: topic}); err != nil {
+		if err := b.ensure(ctx, b.topics.spec(topic)); err != nil {
 			return reject(err)
 		}
 	}

@@ -129,7 +129,12 @@ func (b *Backend) openStock(ctx context.Context, topic, group, instance string) 
 	noTopicMetrics(topic)
 	w := newWire(context.Background(), b.cfg)
 	w.joinTimeout = b.cfg.MaxPollInterval + b.cfg.SocketTimeout
-	v := newWatch(b.cfg.Log.With("backend", name, "topic", topic, "group", group))
+	v := newWatch(b.cfg.Log.With("backend", name, "topic", topic, "group", group), func() {
+		ctx, cancel := context.WithTimeout(w.life, topicTimeout)
+		defer cancel()
+		b.topics.forget(topic)
+		_ = b.findTopic(ctx, topic) // joining the group says whether it is there
+	})
 	records := &inHand{last: make(map[int32]*record)}
 	sub, err := kafka.NewSubscriber(kafka.SubscriberConfig{
 		Brokers:               b.addrs,
@@ -151,7 +156,7 @@ func (b *Backend) openStock(ctx context.Context, topic, group, instance string) 
 // join its group again and again without a pause.
 func (b *Backend) findTopic(ctx context.Context, topic string) error {
 	if b.cfg.Provision.Create {
-		return b.ensure(ctx, driver.TopicSpec{Name: topic})
+		return b.ensure(ctx, b.topics.spec(topic))
 	}
 	exists, err := ask(ctx, b.admin, func(s *session) (bool, error) { return s.exists(topic) })
 	if err != nil {

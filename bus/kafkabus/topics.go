@@ -13,9 +13,20 @@ import (
 	"github.com/aura360/eventbus/bus/driver"
 )
 
-// topicCache holds the topics known to exist, so that a publish asks once.
+// topicCache holds the topics known to exist, so that a publish asks once, and
+// how those are made that somebody asked for with EnsureTopic: one that has
+// vanished is made again as it was.
 type topicCache struct {
 	known sync.Map // name -> struct{}
+	specs sync.Map // name -> driver.TopicSpec
+}
+
+// spec returns how a topic is made.
+func (t *topicCache) spec(topic string) driver.TopicSpec {
+	if s, ok := t.specs.Load(topic); ok {
+		return s.(driver.TopicSpec)
+	}
+	return driver.TopicSpec{Name: topic}
 }
 
 func (t *topicCache) has(topic string) bool {
@@ -34,6 +45,7 @@ func (b *Backend) EnsureTopic(ctx context.Context, spec driver.TopicSpec) error 
 	if spec.Partitions < 0 || spec.Partitions > 1000 || spec.Retention < 0 || spec.MaxMessageBytes < 0 {
 		return fmt.Errorf("kafka: topic %s: %w: want 0 to 1000 partitions, no negative retention or size", spec.Name, driver.ErrPermanent)
 	}
+	b.topics.specs.Store(spec.Name, spec)
 	if err := b.ensure(ctx, spec); err != nil {
 		return fmt.Errorf("kafka: %w", err)
 	}

@@ -4,6 +4,7 @@ package kafkabus_test
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/aura360/eventbus/bus/driver"
@@ -186,4 +188,39 @@ func TestLagCountsWhatIsNotSettled(t *testing.T) {
 			t.Errorf("20 published since: %d, %v, %v", lag, known, err)
 		}
 	})
+}
+
+// A broker that comes back without its data has lost the topics too.
+func TestTopicThatVanishedIsMadeAgainAsItWas(t *testing.T) {
+	port := freePort(t)
+	start := func() *kfake.Cluster {
+		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := start()
+	defer func() { c.Close() }()
+	addr := "127.0.0.1:" + strconv.Itoa(port)
+	b, topic := open(t, config(addr)), brokertest.Name(t, "topic")
+	spec := driver.TopicSpec{Name: topic, Partitions: 1, Retention: 30 * 24 * time.Hour}
+	if err := b.EnsureTopic(testContext(t), spec); err != nil {
+		t.Fatal(err)
+	}
+	ch := subscribe(t, subscriber(t, b, brokertest.Name(t, "group")), topic)
+	publish(t, b, topic, msg("k", "before"))
+	take(t, ch, 1)
+	c.Close()
+	c = start()
+	// Nobody publishes through us: the subscription alone has to notice.
+	eventually(t, "the topic", func() bool {
+		n, _, s := topicSettings(t, addr, topic)
+		return n == 1 && s["retention.ms"] == "2592000000"
+	})
+	other := open(t, config(addr))
+	publish(t, other, topic, msg("k", "after"))
+	if got := take(t, ch, 1); got[0] != "after" {
+		t.Errorf("got %q", got)
+	}
 }

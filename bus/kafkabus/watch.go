@@ -18,6 +18,7 @@ import (
 // its logger, and through them
 //
 //   - knows whether the group's session is up, and why not;
+//   - makes a topic again that is gone: deleted, or its broker came back empty;
 //   - slows the stock's loop down, which starts again at once after a session
 //     that could not be joined (a group that may not be used, say);
 //   - lets acks count that come after a session ended. The stock drops them, so
@@ -27,6 +28,7 @@ import (
 type watch struct {
 	watermill.LoggerAdapter
 	log     *slog.Logger
+	missing func() // called when the broker says that the topic does not exist
 	stopped chan struct{}
 	stop    func()
 
@@ -45,8 +47,8 @@ var (
 
 var errJoining = errors.New("joining the group")
 
-func newWatch(log *slog.Logger) *watch {
-	v := &watch{LoggerAdapter: wlog.New(log), log: log, last: errJoining, stopped: make(chan struct{})}
+func newWatch(log *slog.Logger, missing func()) *watch {
+	v := &watch{LoggerAdapter: wlog.New(log), log: log, missing: missing, last: errJoining, stopped: make(chan struct{})}
 	v.stop = sync.OnceFunc(func() { close(v.stopped) })
 	return v
 }
@@ -104,8 +106,11 @@ func (v *watch) WrapConsumerGroupHandler(h sarama.ConsumerGroupHandler) sarama.C
 	if v.starts > 1 {
 		v.pause = min(max(2*v.pause, minConnectPause), maxConnectPause)
 	}
-	pause := v.pause
+	pause, gone := v.pause, errors.Is(v.last, sarama.ErrUnknownTopicOrPartition)
 	v.mu.Unlock()
+	if gone {
+		v.missing()
+	}
 	if pause > 0 {
 		t := time.NewTimer(pause)
 		defer t.Stop()
