@@ -1,6 +1,9 @@
 package events
 
 import (
+	"bufio"
+	"crypto/rand"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -64,8 +67,17 @@ func NewID() string {
 	return id
 }
 
+// random is crypto/rand, read a block at a time: a call of the system for each id
+// would cost as much as the rest of making it.
+var (
+	randomMu sync.Mutex
+	random   = bufio.NewReaderSize(rand.Reader, 1024)
+)
+
 func newID() (string, time.Time) {
-	id, err := uuid.NewV7()
+	randomMu.Lock()
+	id, err := uuid.NewV7FromReader(random)
+	randomMu.Unlock()
 	if err != nil {
 		// crypto/rand does not fail on any system Go 1.24 and later runs on: it
 		// ends the program instead.

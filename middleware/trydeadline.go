@@ -84,5 +84,5 @@ func (c *tryContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// DeadlineOnly is what driver.DeadlineOnly asks.
-func (c *tryContext) DeadlineOnly() bool { return c.parent.Done() == nil }
+// WithoutDeadline is what driver.Cancellation asks.
+func (c *tryContext) WithoutDeadline() context.Context { return c.parent }

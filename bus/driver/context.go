@@ -2,13 +2,20 @@ package driver
 
 import "context"
 
-// DeadlineOnly reports whether ctx can end only by its deadline: nobody can
-// cancel it before. A driver whose client watches deadlines by itself then needs
-// nobody to watch the context. It errs towards false.
-func DeadlineOnly(ctx context.Context) bool {
-	// Asked first: Done makes some contexts start their timer.
-	if d, ok := ctx.(interface{ DeadlineOnly() bool }); ok {
-		return d.DeadlineOnly()
+// Cancellation returns the context to watch for ctx being cancelled, nil when
+// nobody can cancel it. It may lack ctx's deadline: it is for a driver whose
+// client watches deadlines by itself, and needs to be told only of the rest.
+// Watching it is cheaper than watching ctx, which may have to start a timer.
+func Cancellation(ctx context.Context) context.Context {
+	for {
+		d, ok := ctx.(interface{ WithoutDeadline() context.Context })
+		if !ok {
+			break
+		}
+		ctx = d.WithoutDeadline()
 	}
-	return ctx.Done() == nil
+	if ctx.Done() == nil {
+		return nil
+	}
+	return ctx
 }

@@ -23,8 +23,9 @@ type lane struct {
 	client    redis.UniversalClient
 	publisher *redisstream.Publisher
 
-	mu   sync.Mutex
-	conn net.Conn // the last one dialled
+	mu     sync.Mutex
+	conn   net.Conn           // the last one dialled
+	cancel context.CancelFunc // of dialling, nil while nothing is dialled
 }
 
 // cut ends what is being sent: the caller's context was cancelled.
@@ -34,15 +35,23 @@ func (l *lane) cut() {
 	if l.conn != nil {
 		_ = l.conn.Close() // the command on it fails, which is the point
 	}
+	if l.cancel != nil {
+		l.cancel()
+	}
 }
 
 // DialHook implements redis.Hook: it remembers the connection.
 func (l *lane) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		l.mu.Lock()
+		l.cancel = cancel
+		l.mu.Unlock()
 		conn, err := next(ctx, network, addr)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.conn = conn
+		l.conn, l.cancel = conn, nil
 		return conn, err
 	}
 }
@@ -134,12 +143,13 @@ func (b *Backend) publishOnLane(s *sends, run func(*redisstream.Publisher)) erro
 		return driver.Fail(name, s.topic, len(s.results), driver.Rejected, err)
 	}
 	defer b.lanes.put(l)
-	if driver.DeadlineOnly(s.ctx) {
+	cancelled := driver.Cancellation(s.ctx) // go-redis watches the deadline
+	if cancelled == nil {
 		run(l.publisher)
 		return s.err()
 	}
 	cut := make(chan struct{})
-	stop := context.AfterFunc(s.ctx, func() {
+	stop := context.AfterFunc(cancelled, func() {
 		defer close(cut)
 		l.cut()
 	})

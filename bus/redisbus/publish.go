@@ -141,9 +141,9 @@ func (b *Backend) send(ctx context.Context, p *redisstream.Publisher, topic stri
 	}
 	// The stock publisher takes the context from the message, which is not ours
 	// to change.
-	a := &attempt{}
+	a := &attempt{Context: ctx, onLane: b.lanes != nil}
 	cp := &message.Message{UUID: msg.UUID, Payload: msg.Payload, Metadata: msg.Metadata}
-	cp.SetContext(context.WithValue(ctx, attemptKey{}, a))
+	cp.SetContext(a)
 	err := p.Publish(topic, cp)
 	if err == nil {
 		return driver.Result{}
@@ -181,10 +181,29 @@ func classify(err error, a *attempt) (driver.Outcome, error) {
 // creating streams is turned off.
 var errNoStream = errors.New("the stream does not exist, and creating streams is turned off (Provision.Create)")
 
-// attempt follows one message through go-redis.
+// attempt follows one message through go-redis, as its context.
 type attempt struct {
+	context.Context
+	onLane     bool
 	marshalled atomic.Bool
 	state      atomic.Int32
+}
+
+// Done is never closed on a lane, where cutting the connection ends a command:
+// waiting on the publish path's context would start a timer for each event.
+func (a *attempt) Done() <-chan struct{} {
+	if a.onLane {
+		return nil
+	}
+	return a.Context.Done()
+}
+
+// Value returns the attempt itself for attemptKey.
+func (a *attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
 }
 
 const (

@@ -2,6 +2,7 @@ package redisbus
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -35,18 +36,53 @@ type wire struct {
 // Marshal writes msg. The payload is wrapped, so that Publish learns whether the
 // entry was written to a connection.
 func (w wire) Marshal(topic string, msg *message.Message) (map[string]any, error) {
-	if _, ok := msg.Metadata[events.HeaderMalformed]; ok {
-		msg = msg.CopyWithContext()
-		delete(msg.Metadata, events.HeaderMalformed)
+	if msg.Metadata[fieldUUID] != "" {
+		return w.stock.Marshal(topic, msg) // which says what is wrong
 	}
-	values, err := w.stock.Marshal(topic, msg)
-	if err != nil {
-		return nil, err
+	metadata := msg.Metadata
+	if _, ok := metadata[events.HeaderMalformed]; ok {
+		metadata = maps.Clone(metadata)
+		delete(metadata, events.HeaderMalformed)
 	}
+	values := map[string]any{fieldUUID: msg.UUID, fieldMetadata: appendMetadata(make([]byte, 0, 512), metadata), fieldPayload: []byte(msg.Payload)}
 	if a := attemptOf(msg.Context()); a != nil {
 		values[fieldPayload] = written{attempt: a, payload: msg.Payload}
 	}
 	return values, nil
+}
+
+// appendMetadata writes what the stock marshaller writes, a MessagePack map of
+// strings or nothing, in a quarter of its time.
+// https://github.com/msgpack/msgpack/blob/master/spec.md
+func appendMetadata(b []byte, metadata message.Metadata) []byte {
+	switch n := len(metadata); {
+	case n == 0:
+		return b
+	case n < 1<<4:
+		b = append(b, 0x80|byte(n))
+	case n < 1<<16:
+		b = binary.BigEndian.AppendUint16(append(b, 0xde), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint32(append(b, 0xdf), uint32(n)) //nolint:gosec // Publish bounds the whole
+	}
+	for k, v := range metadata {
+		b = appendString(appendString(b, k), v)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	switch n := len(s); {
+	case n < 1<<5:
+		b = append(b, 0xa0|byte(n))
+	case n < 1<<8:
+		b = append(b, 0xd9, byte(n))
+	case n < 1<<16:
+		b = binary.BigEndian.AppendUint16(append(b, 0xda), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint32(append(b, 0xdb), uint32(n)) //nolint:gosec // Publish bounds the whole
+	}
+	return append(b, s...)
 }
 
 // Unmarshal reads an entry, whatever it is. What plain Watermill reads is read

@@ -1,7 +1,9 @@
 package redisbus_test
 
 import (
+	"bytes"
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -140,4 +142,47 @@ func FuzzReadingNeverFails(f *testing.F) {
 			t.Errorf("payload %q, want %q", m.Payload, payload)
 		}
 	})
+}
+
+func TestMetadataIsWrittenAsTheStockMarshallerWritesIt(t *testing.T) {
+	many := func(n int) message.Metadata {
+		m := message.Metadata{}
+		for i := range n {
+			m[strconv.Itoa(i)] = "v"
+		}
+		return m
+	}
+	var all []message.Metadata
+	for _, n := range []int{0, 1, 31, 32, 255, 256, 65535, 65536} {
+		all = append(all, message.Metadata{"k": strings.Repeat("x", n)}, message.Metadata{strings.Repeat("k", n): "ü"})
+	}
+	all = append(all, nil, many(15), many(16), many(65535), many(65536))
+	for _, m := range all {
+		msg := message.NewMessage("uuid", []byte("payload"))
+		msg.Metadata = m
+		ours, err := redisbus.Marshal(msg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stock, err := redisstream.DefaultMarshallerUnmarshaller{}.Marshal("topic", msg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := ours["metadata"].([]byte), stock["metadata"].([]byte)
+		// A map has no order: of several entries only the length can be compared.
+		if len(a) != len(b) || len(m) < 2 && !bytes.Equal(a, b) {
+			t.Errorf("%d entries: %d bytes, the stock writes %d", len(m), len(a), len(b))
+		}
+		back, err := redisstream.DefaultMarshallerUnmarshaller{}.Unmarshal(map[string]any{
+			"_watermill_message_uuid": ours["_watermill_message_uuid"], "metadata": string(a), "payload": string(ours["payload"].([]byte)),
+		})
+		if err != nil || !maps.Equal(back.Metadata, m) || back.UUID != "uuid" || string(back.Payload) != "payload" {
+			t.Errorf("%d entries: the stock reads %v, %v", len(m), back, err)
+		}
+	}
+	reserved := message.NewMessage("uuid", nil)
+	reserved.Metadata["_watermill_message_uuid"] = "x"
+	if _, err := redisbus.Marshal(reserved); err == nil {
+		t.Error("a reserved name was accepted")
+	}
 }

@@ -19,6 +19,9 @@ import (
 	"github.com/aura360/eventbus/router"
 )
 
+// publishSlices alternate within a round of publishing.
+const publishSlices = 20
+
 // redisComparisons compares on one Redis. Both sides: one client each, XADD
 // never sent twice by the client, no trimming.
 func redisComparisons(name, url string, o options) ([]comparison, error) {
@@ -61,8 +64,8 @@ func redisComparisons(name, url string, o options) ([]comparison, error) {
 		}, watermill.NopLogger{})
 	}
 	return []comparison{
-		{name + ", consume", o.consume, consumeBare(open, topic), consumeOurs(b)},
-		{name + ", publish one at a time", o.publish, publishBare(pub, topic), publishOurs(b)},
+		{name + ", consume", o.consume, 1, consumeBare(open, topic), consumeOurs(b)},
+		{name + ", publish one at a time", o.publish, publishSlices, publishBare(pub, topic), publishOurs(b)},
 	}, nil
 }
 
@@ -105,8 +108,8 @@ func kafkaComparisons(addr string, o options) ([]comparison, error) {
 		}, watermill.NopLogger{})
 	}
 	return []comparison{
-		{"kafka, consume", o.consume, consumeBare(open, topic), consumeOurs(b)},
-		{"kafka, publish one at a time", o.publish, publishBare(pub, topic), publishOurs(b)},
+		{"kafka, consume", o.consume, 1, consumeBare(open, topic), consumeOurs(b)},
+		{"kafka, publish one at a time", o.publish, publishSlices, publishBare(pub, topic), publishOurs(b)},
 	}, nil
 }
 
@@ -129,7 +132,7 @@ func (k keyed) Marshal(topic string, msg *message.Message) (*sarama.ProducerMess
 // router.
 func memoryComparisons(o options) []comparison {
 	return []comparison{
-		{"memory, publish to typed handler", o.memory, memoryBare, memoryOurs},
+		{"memory, publish to typed handler", o.memory, 1, memoryBare, memoryOurs},
 	}
 }
 

@@ -110,10 +110,11 @@ func run(o options) error {
 // side does n units of work and returns how long they took.
 type side func(ctx context.Context, n int) (time.Duration, error)
 
-// comparison is the same work done by two sides.
+// comparison is the same work done by two sides. A round of n events is cut into
+// slices that alternate: the finer, the less what drifts on the machine weighs.
 type comparison struct {
 	name       string
-	n          int
+	n, slices  int
 	bare, ours side
 }
 
@@ -124,22 +125,22 @@ type sample struct{ ns, allocs, bytes float64 }
 func (c comparison) measure(ctx context.Context, rounds int, raw io.Writer) error {
 	var bare, ours []sample
 	for i := range rounds + 1 {
-		first, second := &bare, &ours
-		a, b := c.bare, c.ours
-		if i%2 == 1 { // who goes first alternates too
-			first, second, a, b = second, first, b, a
-		}
-		for _, s := range []struct {
-			into *[]sample
-			f    side
-		}{{first, a}, {second, b}} {
-			got, err := once(ctx, s.f, c.n)
-			if err != nil {
+		var b, o sample
+		for j := range c.slices {
+			first, second := &b, &o
+			f, g := c.bare, c.ours
+			if (i+j)%2 == 1 { // who goes first alternates too
+				first, second, f, g = second, first, g, f
+			}
+			if err := first.add(ctx, f, c.n/c.slices, c.slices); err != nil {
 				return err
 			}
-			if i > 0 { // the first round warms both up
-				*s.into = append(*s.into, got)
+			if err := second.add(ctx, g, c.n/c.slices, c.slices); err != nil {
+				return err
 			}
+		}
+		if i > 0 { // the first round warms both up
+			bare, ours = append(bare, b), append(ours, o)
 		}
 	}
 	for name, samples := range map[string][]sample{"bare": bare, "ours": ours} {
@@ -157,21 +158,21 @@ func (c comparison) measure(ctx context.Context, rounds int, raw io.Writer) erro
 func (s sample) time() float64  { return s.ns }
 func (s sample) count() float64 { return s.allocs }
 
-func once(ctx context.Context, f side, n int) (sample, error) {
+// add runs one slice of a round: n events, a part of parts.
+func (s *sample) add(ctx context.Context, f side, n, parts int) error {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	d, err := f(ctx, n)
 	if err != nil {
-		return sample{}, err
+		return err
 	}
 	runtime.ReadMemStats(&after)
-	per := float64(n)
-	return sample{
-		ns:     float64(d.Nanoseconds()) / per,
-		allocs: float64(after.Mallocs-before.Mallocs) / per,
-		bytes:  float64(after.TotalAlloc-before.TotalAlloc) / per,
-	}, nil
+	per := float64(n) * float64(parts)
+	s.ns += float64(d.Nanoseconds()) / per
+	s.allocs += float64(after.Mallocs-before.Mallocs) / per
+	s.bytes += float64(after.TotalAlloc-before.TotalAlloc) / per
+	return nil
 }
 
 func median(s []sample, of func(sample) float64) float64 {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/aura360/eventbus/bus"
@@ -70,15 +71,20 @@ func publishOurs(b *bus.Bus) side {
 	}
 }
 
-// publishBare publishes ready messages one at a time with the adapter itself.
+// publishBare publishes the same bytes one at a time with the adapter itself, as
+// a program without a bus does: it makes a message of them and sets the headers.
 func publishBare(p message.Publisher, topic string) side {
 	return func(_ context.Context, n int) (time.Duration, error) {
-		msgs, err := wire(n)
+		ready, err := wire(n)
 		if err != nil {
 			return 0, err
 		}
 		start := time.Now()
-		for _, m := range msgs {
+		for _, w := range ready {
+			m := message.NewMessage(watermill.NewUUID(), w.Payload)
+			for k, v := range w.Metadata {
+				m.Metadata.Set(k, v)
+			}
 			if err := p.Publish(topic, m); err != nil {
 				return 0, err
 			}
