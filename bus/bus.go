@@ -28,7 +28,8 @@ type Bus struct {
 	metrics  *middleware.Metrics
 	tracing  middleware.Tracing
 	marks    middleware.Marks
-	publish  middleware.PublishFunc // the whole publish chain, ending in the driver
+	send     middleware.PublishFunc // the publish chain, ending in the driver
+	sendRaw  middleware.PublishFunc // the same for plain messages, which are validated first
 	poison   poisonQueue
 	health   healthCache
 	source   string // CloudEvents source
@@ -117,7 +118,8 @@ func assemble(cfg Config, backend driver.Backend) (*Bus, error) {
 	b.marks = middleware.NewMemoryMarks(middleware.MemoryMarksConfig{MaxEntries: cfg.DedupEntries, TTL: cfg.DedupTTL})
 	b.health.ping = backend.Ping
 	b.poison.bus = b
-	b.publish = b.publishChain()
+	b.send = b.publishChain()
+	b.sendRaw = middleware.ValidatePublish(cfg.MaxEventBytes)(b.send)
 	return b, nil
 }
 

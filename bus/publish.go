@@ -3,6 +3,8 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
+	"unicode/utf8"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"go.opentelemetry.io/otel/trace"
@@ -32,7 +34,7 @@ func (b *Bus) Publish(ctx context.Context, e events.Event) error {
 	if err != nil {
 		return b.failed(enc, driver.Rejected, err)
 	}
-	if err := b.publish(ctx, enc.Definition.Topic, msg); err != nil {
+	if err := b.send(ctx, enc.Definition.Topic, msg); err != nil {
 		r := driver.Results(err, 1)[0]
 		return b.failed(enc, r.Outcome, r.Err)
 	}
@@ -77,7 +79,7 @@ func (b *Bus) PublishAll(ctx context.Context, evs ...events.Event) error {
 		t.index, t.msgs = append(t.index, i), append(t.msgs, msg)
 	}
 	for _, t := range batches {
-		err := b.publish(ctx, t.topic, t.msgs...)
+		err := b.send(ctx, t.topic, t.msgs...)
 		if err == nil {
 			continue
 		}
@@ -112,13 +114,19 @@ func (b *Bus) message(ctx context.Context, e events.Event) (events.Encoded, *mes
 	if err != nil {
 		return enc, nil, err
 	}
+	if n, most := len(enc.Body), b.cfg.MaxEventBytes; n > most {
+		return enc, nil, &events.Error{
+			Type: enc.Definition.Type, Reason: events.ReasonTooLarge,
+			Err: fmt.Errorf("%d bytes: want at most %d (MESSAGING_MAX_EVENT_BYTES)", n, most),
+		}
+	}
 	header := enc.Header(b.source)
 	if cause != nil {
-		if id := causeID(cause); id != "" {
+		if id := causeID(cause); id != "" && len(id) <= maxForeignID && utf8.ValidString(id) {
 			header[events.HeaderCausationID] = id
 			correlation := cause.Msg.Metadata[events.HeaderCorrelationID]
-			if correlation == "" {
-				correlation = id // the first of the chain
+			if correlation == "" || len(correlation) > maxForeignID || !utf8.ValidString(correlation) {
+				correlation = id // the first of the chain, as far as we can tell
 			}
 			header[events.HeaderCorrelationID] = correlation
 		}
@@ -128,6 +136,10 @@ func (b *Bus) message(ctx context.Context, e events.Event) (events.Encoded, *mes
 	return enc, &message.Message{UUID: enc.Base.ID, Metadata: header, Payload: enc.Body}, nil
 }
 
+// maxForeignID bounds the ids that are taken over from a message somebody else
+// may have written.
+const maxForeignID = 200
+
 func causeID(d *middleware.Delivery) string {
 	if e, ok := d.Event.(events.Event); ok {
 		return events.BaseOf(e).ID
@@ -136,9 +148,10 @@ func causeID(d *middleware.Delivery) string {
 }
 
 // publishChain is the way of a message out: the order is part of the contract,
-// see docs/architecture.md.
+// see docs/architecture.md. What validates stands before it: for an event that is
+// Encode and message above, for a plain message the piece that does it.
 func (b *Bus) publishChain() middleware.PublishFunc {
-	pieces := []middleware.Publish{middleware.ValidatePublish(b.cfg.MaxEventBytes)}
+	var pieces []middleware.Publish
 	with := func(name middleware.Piece, p middleware.Publish) {
 		for _, w := range b.cfg.Without {
 			if w == name {

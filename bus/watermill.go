@@ -27,7 +27,7 @@ func (p publisher) Publish(topic string, msgs ...*message.Message) error {
 		return driver.Fail(b.backend.Name(), topic, len(msgs), driver.Rejected, ErrClosed)
 	}
 	defer b.inUse.end()
-	return b.publish(msgs[0].Context(), topic, msgs...)
+	return b.sendRaw(msgs[0].Context(), topic, msgs...)
 }
 
 func (publisher) Close() error { return nil }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/aura360/eventbus/bus/driver"
@@ -137,25 +138,32 @@ func (b *Backend) newPublisher(c redis.UniversalClient) (*redisstream.Publisher,
 }
 
 // publishOnLane is Publish on a connection of its own, on the caller's goroutine.
-func (b *Backend) publishOnLane(s *sends, run func(*redisstream.Publisher)) error {
-	l, err := b.lanes.take(s.ctx)
+func (b *Backend) publishOnLane(ctx context.Context, topic string, msgs []*message.Message) error {
+	l, err := b.lanes.take(ctx)
 	if err != nil {
-		return driver.Fail(name, s.topic, len(s.results), driver.Rejected, err)
+		return driver.Fail(name, topic, len(msgs), driver.Rejected, err)
 	}
 	defer b.lanes.put(l)
-	cancelled := driver.Cancellation(s.ctx) // go-redis watches the deadline
-	if cancelled == nil {
-		run(l.publisher)
-		return s.err()
+	if cancelled := driver.Cancellation(ctx); cancelled != nil { // go-redis watches the deadline
+		cut := make(chan struct{})
+		stop := context.AfterFunc(cancelled, func() {
+			defer close(cut)
+			l.cut()
+		})
+		defer func() {
+			if !stop() {
+				<-cut // or it would cut the connection under the next call
+			}
+		}()
 	}
-	cut := make(chan struct{})
-	stop := context.AfterFunc(cancelled, func() {
-		defer close(cut)
-		l.cut()
-	})
-	run(l.publisher)
-	if !stop() {
-		<-cut // or it would cut the connection under the next call
+	if len(msgs) == 1 { // the common case needs no account of what is known
+		r := b.send(ctx, l.publisher, topic, msgs[0])
+		if r.Err == nil {
+			return nil
+		}
+		return &driver.PublishError{Backend: name, Topic: topic, Results: []driver.Result{r}}
 	}
+	s := &sends{b: b, ctx: ctx, topic: topic, results: make([]driver.Result, len(msgs))}
+	s.run(l.publisher, msgs)
 	return s.err()
 }

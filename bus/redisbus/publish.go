@@ -34,11 +34,11 @@ func (b *Backend) Publish(ctx context.Context, topic string, msgs ...*message.Me
 		b.end()
 		return driver.Fail(name, topic, len(msgs), driver.Rejected, fmt.Errorf("%w: no topic", driver.ErrPermanent))
 	}
-	s := &sends{b: b, ctx: ctx, topic: topic, results: make([]driver.Result, len(msgs))}
 	if b.lanes != nil {
 		defer b.end()
-		return b.publishOnLane(s, func(p *redisstream.Publisher) { s.run(p, msgs) })
+		return b.publishOnLane(ctx, topic, msgs)
 	}
+	s := &sends{b: b, ctx: ctx, topic: topic, results: make([]driver.Result, len(msgs))}
 	// In a goroutine, since go-redis does not listen to a context that is
 	// cancelled. It is bounded by the client's timeouts, and Close waits for it.
 	s.done = make(chan struct{})
@@ -131,11 +131,7 @@ func (b *Backend) send(ctx context.Context, p *redisstream.Publisher, topic stri
 	if ctx.Err() != nil {
 		return driver.Result{Outcome: driver.Rejected, Err: context.Cause(ctx)}
 	}
-	size := len(msg.UUID) + len(msg.Payload)
-	for k, v := range msg.Metadata {
-		size += len(k) + len(v)
-	}
-	if size > b.cfg.MaxMessageBytes {
+	if size := sizeOf(msg); size > b.cfg.MaxMessageBytes {
 		err := fmt.Errorf("%w: message of %d bytes, more than %d", driver.ErrPermanent, size, b.cfg.MaxMessageBytes)
 		return driver.Result{Outcome: driver.Rejected, Err: err}
 	}
@@ -153,6 +149,15 @@ func (b *Backend) send(ctx context.Context, p *redisstream.Publisher, topic stri
 	}
 	outcome, err := classify(err, a)
 	return driver.Result{Outcome: outcome, Err: err}
+}
+
+// sizeOf is what a message takes of MaxMessageBytes.
+func sizeOf(msg *message.Message) int {
+	size := len(msg.UUID) + len(msg.Payload)
+	for k, v := range msg.Metadata {
+		size += len(k) + len(v)
+	}
+	return size
 }
 
 // classify tells what an error of the stock publisher means for the message.

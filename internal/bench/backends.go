@@ -20,7 +20,7 @@ import (
 )
 
 // publishSlices alternate within a round of publishing.
-const publishSlices = 20
+const publishSlices = 4
 
 // redisComparisons compares on one Redis. Both sides: one client each, XADD
 // never sent twice by the client, no trimming.
