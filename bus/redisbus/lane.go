@@ -143,7 +143,7 @@ func (b *Backend) newPublisher(c redis.UniversalClient) (*redisstream.Publisher,
 	addHook(c, answers{})
 	return redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     publishClient{UniversalClient: c, create: b.cfg.Provision.Create},
-		Marshaller: wire{},
+		Marshaller: wire{maxBytes: b.cfg.MaxMessageBytes},
 	}, watermill.NopLogger{})
 }
 
