@@ -136,14 +136,14 @@ func TestMembersJoinAndLeaveWithoutLossOrRepetition(t *testing.T) {
 func TestASlowHandlerKeepsItsPartition(t *testing.T) {
 	k := brokertest.FakeKafka(t, kfake.GroupMinSessionTimeout(100*time.Millisecond))
 	cfg := config(k.Addr)
-	cfg.SessionTimeout, cfg.HeartbeatInterval = time.Second, 50*time.Millisecond
+	cfg.SessionTimeout, cfg.HeartbeatInterval = 3*time.Second, 100*time.Millisecond
 	b := open(t, cfg)
 	publish(t, b, "topic", numbered("a", 40)...)
 	var beats, joins atomic.Int64
 	enough := make(chan struct{})
 	k.Fake.ControlKey(int16(kmsg.Heartbeat), func(kmsg.Request) (kmsg.Response, error, bool) {
 		k.Fake.KeepControl()
-		if beats.Add(1) == 50 { // 2.5 sessions
+		if beats.Add(1) == 60 { // 2 sessions
 			close(enough)
 		}
 		return nil, nil, false

@@ -9,7 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -29,9 +29,7 @@ type client struct {
 
 func newClient(t *testing.T, backend driver.Backend) client {
 	t.Helper()
-	b, err := bus.OpenWith(t.Context(), bus.Config{
-		Logger: slog.New(slog.DiscardHandler), PublishTimeout: 50 * time.Millisecond,
-	}, backend)
+	b, err := bus.OpenWith(t.Context(), bus.Config{Logger: slog.New(slog.DiscardHandler)}, backend)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,20 +112,22 @@ func TestFailedPublishSaysWhetherTheEventMayHaveBeenAccepted(t *testing.T) {
 	for outcome, says := range map[driver.Outcome]string{
 		driver.Rejected: "was not accepted", driver.Unknown: "may have been accepted",
 	} {
-		c := newClient(t, failing{membus.Open(membus.Config{}), outcome})
-		r, got := c.do("POST", "/mood-entries", body)
-		equal(t, 503, r.StatusCode)
-		equal(t, "2", r.Header.Get("Retry-After"))
-		equal(t, any("e1"), got["event_id"])
-		equal(t, any("2025-06-02T07:30:00Z"), got["created_at"])
-		if !strings.Contains(got["error"].(string), says) {
-			t.Errorf("%v: %v, want %q in it", outcome, got["error"], says)
-		}
-		r, got = c.do("POST", "/guardian", `{"user_id":"u1","guardian_type":"mental","query":"?"}`)
-		equal(t, 503, r.StatusCode)
-		if id, _ := got["request_id"].(string); id == "" {
-			t.Errorf("%v: no request_id in %v", outcome, got)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			c := newClient(t, failing{membus.Open(membus.Config{}), outcome})
+			r, got := c.do("POST", "/mood-entries", body)
+			equal(t, 503, r.StatusCode)
+			equal(t, "2", r.Header.Get("Retry-After"))
+			equal(t, any("e1"), got["event_id"])
+			equal(t, any("2025-06-02T07:30:00Z"), got["created_at"])
+			if !strings.Contains(got["error"].(string), says) {
+				t.Errorf("%v: %v, want %q in it", outcome, got["error"], says)
+			}
+			r, got = c.do("POST", "/guardian", `{"user_id":"u1","guardian_type":"mental","query":"?"}`)
+			equal(t, 503, r.StatusCode)
+			if id, _ := got["request_id"].(string); id == "" {
+				t.Errorf("%v: no request_id in %v", outcome, got)
+			}
+		})
 	}
 }
 

@@ -39,7 +39,7 @@ func TestKilledRedisKeepsWhatItAcknowledged(t *testing.T) {
 
 func TestFrozenRedisHangsUntilItThaws(t *testing.T) {
 	r := brokertest.StartRedis(t, brokertest.RedisOptions{})
-	c := redisClient(t, &redis.Options{Addr: r.Addr, ReadTimeout: 200 * time.Millisecond, MaxRetries: -1})
+	c := redisClient(t, &redis.Options{Addr: r.Addr, ReadTimeout: 2 * time.Second, MaxRetries: -1})
 	r.Freeze()
 	if err := c.Ping(testContext(t)).Err(); err == nil {
 		t.Error("a frozen server answered")
@@ -130,7 +130,7 @@ func TestClusterSharesTheKeys(t *testing.T) {
 func TestProxyDoesWhatNetworksDo(t *testing.T) {
 	mini := brokertest.FakeRedis(t)
 	p := brokertest.Proxy(t, mini.Addr)
-	c := redisClient(t, &redis.Options{Addr: p.Addr, ReadTimeout: 400 * time.Millisecond, MaxRetries: -1})
+	c := redisClient(t, &redis.Options{Addr: p.Addr, ReadTimeout: 2 * time.Second, MaxRetries: -1})
 	ping := func() (time.Duration, error) {
 		began := time.Now()
 		err := c.Ping(testContext(t)).Err()
@@ -158,10 +158,10 @@ func TestProxyDoesWhatNetworksDo(t *testing.T) {
 	if d, err := ping(); err != nil || d < 100*time.Millisecond {
 		t.Errorf("latency 100ms: answered after %s, %v", d, err)
 	}
-	p.Latency(50*time.Millisecond, 0) // replaces
+	p.Latency(time.Minute, 0) // replaces
 	p.Restore()
-	if d, err := ping(); err != nil || d > 50*time.Millisecond {
-		t.Errorf("latency restored: answered after %s, %v", d, err)
+	if _, err := ping(); err != nil {
+		t.Errorf("latency restored: %v", err)
 	}
 
 	p.BlackHole()
