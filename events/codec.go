@@ -15,8 +15,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// This file, plan.go, values.go, required.go and errors.go are all that knows the
-// JSON library.
+// This file, plan.go, head.go, values.go, required.go and errors.go are all that
+// knows the JSON library.
 //
 // Encoding splices: the common fields are written by hand in the wire's order
 // (null where Python expects null), then the type's own fields as the library
@@ -301,17 +301,19 @@ func (d *Definition) decode(header map[string]string, body []byte) (_ settable, 
 			err = &Error{Type: d.Type, Reason: ReasonUndecodable, Err: errPanic}
 		}
 	}()
-	body, err = d.upcast(header, body)
-	if err != nil {
-		return nil, err
-	}
-	s := d.fresh()
-	if err := json.Unmarshal(body, s, decodeOptions); err != nil {
-		// A newer schema need not fit the Go type: then that is the reason.
-		if v, verr := bodyVersion(body); verr == nil && v > int64(d.Version) {
-			return nil, d.versionError(v)
+	s, ok := d.decodeByHead(header, body)
+	if !ok {
+		if body, err = d.upcast(header, body); err != nil {
+			return nil, err
 		}
-		return nil, jsonError(d.Type, err)
+		s = d.fresh()
+		if err := json.Unmarshal(body, s, decodeOptions); err != nil {
+			// A newer schema need not fit the Go type: then that is the reason.
+			if v, verr := bodyVersion(body); verr == nil && v > int64(d.Version) {
+				return nil, d.versionError(v)
+			}
+			return nil, jsonError(d.Type, err)
+		}
 	}
 	b := s.base()
 	if b.Version > d.Version {
