@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/aura360/eventbus/bus/driver"
+	"github.com/aura360/eventbus/internal/redisclient"
 )
 
 // A lane is one connection with a stock publisher on it. go-redis looks at a
@@ -53,7 +54,10 @@ func (l *lane) DialHook(next redis.DialHook) redis.DialHook {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.conn, l.cancel = conn, nil
-		return conn, err
+		if err != nil {
+			return nil, err
+		}
+		return redisclient.Exchange(conn), nil
 	}
 }
 

@@ -23,6 +23,10 @@ import (
 // of milliseconds.
 const publishSlices = 16
 
+// consumeSlices alternate within a round of consuming from Redis; each drains
+// with a group of its own. On Kafka, where joining takes seconds, a round is one.
+const consumeSlices = 4
+
 // redisComparisons compares on one Redis. Both sides: one client each, XADD
 // never sent twice by the client, no trimming.
 func redisComparisons(name, url string, o options) ([]comparison, error) {
@@ -58,7 +62,7 @@ func redisComparisons(name, url string, o options) ([]comparison, error) {
 			BlockTime: 100 * time.Millisecond,
 		}, watermill.NopLogger{})
 	}
-	return atBroker(opts.Addr, name, o, consumeBare(open, topic), consumeOurs(b), publishBare(pub, topic), publishOurs(b)), nil
+	return atBroker(opts.Addr, name, o, consumeSlices, consumeBare(open, topic), consumeOurs(b), publishBare(pub, topic), publishOurs(b)), nil
 }
 
 // kafkaComparisons compares on one Kafka. Both sides: acks=all, idempotent, one
@@ -99,13 +103,13 @@ func kafkaComparisons(addr string, o options) ([]comparison, error) {
 			Brokers: []string{addr}, ConsumerGroup: group, Unmarshaler: kafka.DefaultMarshaler{}, OverwriteSaramaConfig: c,
 		}, watermill.NopLogger{})
 	}
-	return atBroker(addr, "kafka", o, consumeBare(open, topic), consumeOurs(b), publishBare(pub, topic), publishOurs(b)), nil
+	return atBroker(addr, "kafka", o, 1, consumeBare(open, topic), consumeOurs(b), publishBare(pub, topic), publishOurs(b)), nil
 }
 
 // atBroker compares consuming and publishing at the broker at addr. When it is
 // on this machine they run on a core each, and publishing also on one for both.
-func atBroker(addr, name string, o options, consumeBare, consumeOurs, publishBare, publishOurs side) []comparison {
-	consume := comparison{name: name + ", consume", n: o.consume, slices: 1, bare: consumeBare, ours: consumeOurs}
+func atBroker(addr, name string, o options, consumeSlices int, consumeBare, consumeOurs, publishBare, publishOurs side) []comparison {
+	consume := comparison{name: name + ", consume", n: o.consume, slices: consumeSlices, bare: consumeBare, ours: consumeOurs}
 	publish := comparison{name: name + ", publish one at a time", n: o.publish, slices: publishSlices, bare: publishBare, ours: publishOurs}
 	servers, ok := canPlace(addr)
 	if !ok {
