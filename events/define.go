@@ -28,6 +28,7 @@ type Definition struct {
 	upcasts  map[int]Upcaster
 
 	readsItself bool // has an unmarshaler of its own
+	plan        plan // nil when the JSON library reads the own fields
 }
 
 // Upcaster rewrites the JSON object of an event from one schema version to the
@@ -112,7 +113,7 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	if hides != "" {
 		fail("a field has the JSON name %q, which is one of events.Base", hides)
 	}
-	d.open, d.readsItself = open, readsItself(t)
+	d.open, d.readsItself, d.plan = open, readsItself(t), planOf(t)
 	var err error
 	if d.required, err = requiredFields(t); err != nil {
 		fail("%v", err)
