@@ -78,11 +78,11 @@ func (d *Definition) readByPlan(rest []byte) (settable, bool) {
 	if rest[0] == '}' {
 		return d.fresh(), true
 	}
-	if d.plan == nil {
+	if len(d.plan.fields) == 0 {
 		return nil, false
 	}
 	s := d.fresh()
-	left, ok := d.plan(afterSpace(rest[1:]), reflect.ValueOf(s).Elem())
+	left, ok := d.plan.readMembers(afterSpace(rest[1:]), reflect.ValueOf(s).Elem())
 	return s, ok && len(left) == 0
 }
 
