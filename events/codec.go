@@ -276,7 +276,9 @@ func Decode[T Event](header map[string]string, body []byte) (T, error) {
 	}
 	switch v := any(s).(type) {
 	case *T:
-		return *v, nil
+		out := *v
+		d.recycle(s)
+		return out, nil
 	case T: // T is the pointer type
 		return v, nil
 	}
@@ -290,7 +292,9 @@ func (d *Definition) Decode(header map[string]string, body []byte) (Event, error
 	if err != nil {
 		return nil, err
 	}
-	return d.value(s), nil
+	e := d.value(s)
+	d.recycle(s)
+	return e, nil
 }
 
 func (d *Definition) decode(header map[string]string, body []byte) (_ settable, err error) {

@@ -21,7 +21,8 @@ type Definition struct {
 	GoType reflect.Type
 
 	clone    func(Event) settable // a fresh copy; nil for a nil pointer
-	fresh    func() settable
+	fresh    func() settable      // a zero one
+	recycle  func(settable)       // for a fresh one that was copied and that nobody has
 	value    func(settable) Event // the struct itself, as handlers take it
 	required []requiredField
 	plan     *plan
@@ -118,7 +119,14 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	if d.required, err = requiredFields(t); err != nil {
 		fail("%v", err)
 	}
-	d.fresh = func() settable { return any(new(T)).(settable) }
+	pool := sync.Pool{New: func() any { return new(T) }}
+	d.fresh = func() settable { return pool.Get().(settable) }
+	d.recycle = func(s settable) {
+		p := any(s).(*T)
+		var zero T
+		*p = zero
+		pool.Put(p)
+	}
 	d.value = func(s settable) Event { return *any(s).(*T) }
 	d.clone = func(e Event) settable {
 		c := new(T)

@@ -11,14 +11,15 @@ import (
 )
 
 // Most of an ordinary body is its head: the common fields, in the order in which
-// appendBase and Python's dataclasses write them. Reading those by hand and only
-// the rest with the JSON library takes half the time.
+// appendBase and Python's dataclasses write them. Those are read by hand, and what
+// follows by the type's plan or, where it is not that plain, by the JSON library:
+// in half the time.
 //
 // This is a short cut and no second parser: what is not exactly as expected is
 // left to the library, which then reads the whole body and says what is wrong.
 
-// maxHeadBody bounds the bodies whose rest is copied.
-const maxHeadBody = maxPooledBuffer
+// maxRest bounds what is copied for the library to read.
+const maxRest = maxPooledBuffer
 
 // readsItself tells whether t has an unmarshaler of its own, which wants to see
 // the whole body.
@@ -42,19 +43,20 @@ func isTaken(b Base) bool {
 // decodeByHead reads an event of the version that the Go type holds. ok is false
 // for a body that is not plain enough, or not right.
 func (d *Definition) decodeByHead(header map[string]string, body []byte) (_ settable, ok bool) {
-	if d.readsItself || len(body) > maxHeadBody || header[HeaderEventVersion] != "" {
+	if d.readsItself || header[HeaderEventVersion] != "" {
 		return nil, false
 	}
 	base, rest, ok := d.readHead(header, body)
 	if !ok {
 		return nil, false
 	}
-	s := d.fresh()
-	if rest[0] == ',' {
-		// A null would leave no trace in a nil map.
-		if base.Metadata != nil && bytes.Contains(rest, []byte("metadata")) {
+	s, ok := d.readByPlan(rest)
+	if !ok {
+		// A second metadata that is null would leave no trace in Base's nil map.
+		if len(rest) > maxRest || base.Metadata != nil && bytes.Contains(rest, []byte("metadata")) {
 			return nil, false
 		}
+		s = d.fresh()
 		s.setBase(taken)
 		if !readRest(rest, s) {
 			return nil, false
@@ -69,6 +71,19 @@ func (d *Definition) decodeByHead(header map[string]string, body []byte) (_ sett
 	}
 	s.setBase(base)
 	return s, true
+}
+
+// readByPlan reads what follows the head, when it is plain too.
+func (d *Definition) readByPlan(rest []byte) (settable, bool) {
+	if rest[0] == '}' {
+		return d.fresh(), true
+	}
+	if len(d.plan.fields) == 0 {
+		return nil, false
+	}
+	s := d.fresh()
+	left, ok := d.plan.readMembers(afterSpace(rest[1:]), reflect.ValueOf(s).Elem())
+	return s, ok && len(left) == 0
 }
 
 // readRest reads what follows the head, from its comma on, as an object.
@@ -160,22 +175,12 @@ func afterName(b []byte, name string) (rest []byte, ok bool) {
 	return b, true
 }
 
-// textMember reads a member that is a string of plain ASCII.
+// textMember reads a member that is a plain string.
 func textMember(b []byte, name string) (text, rest []byte, ok bool) {
-	b, ok = afterName(b, name)
-	if !ok || len(b) == 0 || b[0] != '"' {
+	if b, ok = afterName(b, name); !ok {
 		return nil, nil, false
 	}
-	b = b[1:]
-	for i, c := range b {
-		switch {
-		case c == '"':
-			return b[:i], b[i+1:], true
-		case c < ' ' || c == '\\' || c >= 0x80:
-			return nil, nil, false
-		}
-	}
-	return nil, nil, false
+	return plainText(b)
 }
 
 // nullableMember is textMember for one that may be null.

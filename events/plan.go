@@ -25,6 +25,8 @@ type plan struct {
 	kind   planKind
 	fields []planField // of an object
 	elem   *plan       // of a list or a pointer
+
+	readsItself bool // left to the library when reading
 }
 
 type planKind uint8
@@ -69,6 +71,12 @@ func planOf(t reflect.Type, outer ...reflect.Type) *plan {
 	if t == reflect.TypeFor[time.Duration]() || implementsAny(t) {
 		return &plan{}
 	}
+	p := planOfKind(t, outer)
+	p.readsItself = hasReader(t)
+	return p
+}
+
+func planOfKind(t reflect.Type, outer []reflect.Type) *plan {
 	switch t.Kind() {
 	case reflect.String:
 		return &plan{kind: planString}

@@ -14,7 +14,7 @@ import (
 // which does a part of the work (no defaults, no checks, only RFC 3339 times), on one core of an AMD EPYC:
 //
 //	encode  1.9 us  4 allocs   encoding/json 1.1 us   4 allocs
-//	decode  2.3 us  6 allocs   encoding/json 3.9 us  17 allocs
+//	decode  1.1 us  8 allocs   encoding/json 3.9 us  17 allocs
 func benchMood() aura360.MoodCreated {
 	return aura360.MoodCreated{
 		Base: events.Base{
