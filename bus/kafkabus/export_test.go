@@ -20,3 +20,11 @@ func PartitionOf(partitioner, key string, partitions int32) (int32, error) {
 	}
 	return partitioners[partitioner]("topic").Partition(m, partitions)
 }
+
+// RefreshMetadata makes the publishing client look for added partitions now.
+func (n *Native) RefreshMetadata() { n.client.ForceMetadataRefresh() }
+
+// NativePartitionOf is the partition that a native publisher chooses.
+func NativePartitionOf(partitioner, key string, partitions int32) int32 {
+	return partitionOf(partitioner, key, partitions)
+}
