@@ -28,7 +28,7 @@ func mustOpenNative(t testing.TB, cfg kafkabus.Config) driver.Backend {
 }
 
 func TestNativeConformanceOnKfake(t *testing.T) {
-	dir, port := t.TempDir(), freePort(t)
+	dir, port := t.TempDir(), brokertest.Port(t)
 	start := func(t testing.TB) *kfake.Cluster {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir))
 		if err != nil {
@@ -42,7 +42,7 @@ func TestNativeConformanceOnKfake(t *testing.T) {
 	drivertest.Run(t, drivertest.Harness{
 		Open: func(t testing.TB) driver.Backend { return mustOpenNative(t, config(addr)) },
 		OpenDown: func(t testing.TB) (driver.Backend, func()) {
-			port := freePort(t)
+			port := brokertest.Port(t)
 			return mustOpenNative(t, config("127.0.0.1:"+strconv.Itoa(port))), func() {
 				brokertest.FakeKafka(t, kfake.Ports(port))
 			}

@@ -274,7 +274,7 @@ func TestNativeBlackHole(t *testing.T) {
 }
 
 func TestNativeUnreachableBrokerRejects(t *testing.T) {
-	cfg := config(fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	cfg := config(fmt.Sprintf("127.0.0.1:%d", brokertest.Port(t)))
 	cfg.ConnectTimeout = 300 * time.Millisecond
 	b := openNative(t, cfg)
 	got, err := outcomes(testContext(t), b, "topic", "a", "b")
