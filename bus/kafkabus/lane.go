@@ -252,7 +252,7 @@ func (l *lane) again(entries []entry) {
 	kept := make([]entry, 0, len(entries)+len(l.queue))
 	for _, e := range entries {
 		if left := e.call.left(); left != nil {
-			e.call.fail(e.i, notSent(left))
+			e.call.fail(e.i, notReached(left))
 			continue
 		}
 		e.err = nil
@@ -279,17 +279,27 @@ func notSent(cause error) driver.Result {
 	return driver.Result{Outcome: driver.Rejected, Err: driver.ErrNotSent}
 }
 
+// notReached is the result of a message that nothing was written of, nor of what
+// was before it.
+func notReached(cause error) driver.Result {
+	return driver.Result{Outcome: driver.Rejected, Err: unavailable(fmt.Errorf("%w: %w", driver.ErrNotSent, cause))}
+}
+
 // abandon is called when the caller of c has left, who is told of what is queued
 // that it was not sent. It reports whether the client has messages of c of which
 // nothing was written yet.
 func (l *lane) abandon(c *call, cause error) (unsent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	result := notSent(cause)
+	if l.unsent() {
+		result = notReached(cause)
+	}
 	l.queue = slices.DeleteFunc(l.queue, func(e entry) bool {
 		if e.call != c {
 			return false
 		}
-		c.fail(e.i, notSent(cause))
+		c.fail(e.i, result)
 		return true
 	})
 	g := l.cur
@@ -333,9 +343,9 @@ func (l *lane) giveUp(c *call, cause error) {
 	if !l.unsent() {
 		return
 	}
-	for _, e := range l.cur.entries {
-		if e.call == c {
-			c.fail(e.i, notSent(cause))
+	for i := range l.cur.entries {
+		if e := &l.cur.entries[i]; e.call == c {
+			c.fail(e.i, notReached(cause))
 		}
 	}
 }
