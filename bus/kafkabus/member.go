@@ -21,7 +21,7 @@ const (
 	maxPoll = 1000
 	// fetchBytes bounds one answer to a fetch, as it is on the wire: one batch may
 	// be larger, and the client holds one answer per broker.
-	fetchBytes = 4 << 20
+	fetchBytes = 2 << 20
 	// fetchPartitionBytes is the same for each partition.
 	fetchPartitionBytes = 1 << 20
 )

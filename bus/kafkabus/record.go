@@ -71,12 +71,13 @@ func recordSize(r *kgo.Record) int {
 }
 
 // readRecord packs what a message is made of, other than its payload, into one
-// string: name and value of each piece of metadata, and the UUID under its
-// header's name. Nothing of the client's memory is kept, which is that of a
+// string: how many pieces of metadata there are, then name and value of each, and
+// of the UUID under its header's name. Nothing of the client's memory is kept, which is that of a
 // whole batch: one message that waits for an hour must not hold a megabyte.
 // Reading never fails; what cannot be read whole is marked malformed.
 func readRecord(scratch []byte, r *kgo.Record) (fields string, payload []byte, buf []byte) {
-	buf = scratch[:0]
+	// At most: what is left out leaves a little room in a map.
+	buf = binary.AppendUvarint(scratch[:0], uint64(min(len(r.Headers), maxHeaders)+2)) //nolint:gosec // positive
 	size := 0
 	malformed, hasUUID := false, false
 	for i := range r.Headers {
@@ -115,7 +116,9 @@ func appendField[V string | []byte](b []byte, name string, value V) []byte {
 
 // newMessage makes a message of what readRecord returned.
 func newMessage(fields string, payload []byte) *message.Message {
+	n, fields := cutCount(fields)
 	msg := message.NewMessage("", payload)
+	msg.Metadata = make(message.Metadata, n)
 	for fields != "" {
 		var name, value string
 		name, fields = cutField(fields)
@@ -131,13 +134,17 @@ func newMessage(fields string, payload []byte) *message.Message {
 
 // cutField takes a length and as many bytes off the front.
 func cutField(s string) (field, rest string) {
-	n, shift := 0, 0
+	n, rest := cutCount(s)
+	return rest[:n], rest[n:]
+}
+
+// cutCount takes a varint off the front.
+func cutCount(s string) (n int, rest string) {
 	for i := range len(s) {
-		n |= int(s[i]&0x7f) << shift
+		n |= int(s[i]&0x7f) << (7 * i)
 		if s[i] < 0x80 {
-			return s[i+1 : i+1+n], s[i+1+n:]
+			return n, s[i+1:]
 		}
-		shift += 7
 	}
-	return "", ""
+	return 0, ""
 }
