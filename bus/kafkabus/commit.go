@@ -60,12 +60,18 @@ func (m *member) commitOwned(ctx context.Context) error {
 	return m.commitLocked(ctx, claims)
 }
 
-// commit does the same for some, which the member is about to lose. Those are in
-// no commit any more that begins later: it could put the next owner back.
+// commit does the same for some, which the member is about to lose, and tries
+// again while there is hope. Those are in no other commit that begins later: it
+// could put the next owner back.
 func (m *member) commit(ctx context.Context, claims []*claim) error {
 	m.committing.Lock()
 	defer m.committing.Unlock()
-	return m.commitLocked(ctx, claims)
+	for {
+		err := m.commitLocked(ctx, claims)
+		if !kerr.IsRetriable(err) && !errors.Is(err, kerr.OffsetMetadataTooLarge) || !sleep(ctx, commitPause) {
+			return err
+		}
+	}
 }
 
 func (m *member) commitLocked(ctx context.Context, claims []*claim) error {
@@ -78,7 +84,7 @@ func (m *member) commitLocked(ctx context.Context, claims []*claim) error {
 			c.dirty = false
 			sent[c.partition] = c
 			if !c.bare {
-				metadata[c.partition] = encodeSpans(prefix, c.offsets.beyond())
+				metadata[c.partition] = encodeMetadata(c.id, prefix, c.offsets.beyond())
 			}
 			if at[c.topic] == nil {
 				at[c.topic] = make(map[int32]kgo.EpochOffset)

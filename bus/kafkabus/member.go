@@ -58,8 +58,9 @@ type member struct {
 	subs    map[string]*subscription
 	changed chan struct{} // closed when subs change
 	claims  map[partition]*claim
-	good    time.Time // the last answer of a broker
-	bad     time.Time // the last failure to get one
+	restart map[partition]bool // of those just fetched: the commit is of a topic that was
+	good    time.Time          // the last answer of a broker
+	bad     time.Time          // the last failure to get one
 
 	committing sync.Mutex    // held from reading offsets until they are committed
 	dirty      chan struct{} // has room for one: there is something to commit
@@ -76,6 +77,7 @@ type partition struct {
 type claim struct {
 	partition
 	sub *subscription
+	id  topicID
 
 	mu      sync.Mutex // guards below; the stream is never called with it
 	offsets offsets
@@ -132,6 +134,7 @@ func (m *member) consuming() []kgo.Opt {
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.DisableAutoCommit(),
 		kgo.OnOffsetsFetched(m.onFetched),
+		kgo.AdjustFetchOffsetsFn(m.onAdjust),
 		kgo.OnPartitionsAssigned(m.onAssigned),
 		kgo.OnPartitionsRevoked(m.onRevoked),
 		kgo.OnPartitionsLost(m.onLost),
@@ -185,7 +188,11 @@ func (m *member) subscribe(ctx context.Context, topic string) *subscription {
 	m.subsChanged()
 	m.mu.Unlock()
 	m.wg.Go(func() {
-		m.find(s)
+		finding, cancel := context.WithCancel(m.reading)
+		stop := context.AfterFunc(ctx, cancel)
+		m.find(finding, s)
+		stop()
+		cancel()
 		select {
 		case <-ctx.Done():
 			m.unsubscribe(s)
@@ -216,6 +223,7 @@ func (m *member) unsubscribe(s *subscription) {
 		m.dropClaims(func(c *claim) bool { return c.sub == s })
 	})
 	m.client.PurgeTopicsFromConsuming(s.topic)
+	m.client.ResumeFetchTopics(s.topic)
 	m.mu.Lock()
 	delete(m.subs, s.topic)
 	m.subsChanged()
@@ -264,7 +272,7 @@ func (m *member) hand(fetches kgo.Fetches) {
 		if c != nil && c.rewound(p.Records[0].Offset) {
 			// The log is not the one it was: what is in hand was in the other.
 			m.dropClaims(func(other *claim) bool { return other == c })
-			c = &claim{partition: c.partition, sub: c.sub, offsets: newOffsets(-1, "")}
+			c = &claim{partition: c.partition, sub: c.sub, id: c.id, offsets: newOffsets(-1, nil)}
 			m.claims[c.partition] = c
 		}
 		m.mu.Unlock()
@@ -443,12 +451,14 @@ func (m *member) onFetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 	m.alone(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		m.restart = make(map[partition]bool)
 		for _, g := range resp.Groups {
 			for _, t := range g.Topics {
 				s := m.subs[t.Topic]
 				if s == nil {
 					continue
 				}
+				id := s.topicID()
 				for _, p := range t.Partitions {
 					if p.ErrorCode != 0 {
 						continue
@@ -458,13 +468,30 @@ func (m *member) onFetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFe
 						metadata = *p.Metadata
 					}
 					at := partition{t.Topic, p.Partition}
+					committed, beyond := committedIn(id, p.Offset, metadata)
+					m.restart[at] = committed < 0 && p.Offset >= 0
 					m.dropClaims(func(c *claim) bool { return c.partition == at })
-					m.claims[at] = &claim{partition: at, sub: s, epoch: p.LeaderEpoch, offsets: newOffsets(p.Offset, metadata)}
+					m.claims[at] = &claim{partition: at, sub: s, id: id, epoch: p.LeaderEpoch, offsets: newOffsets(committed, beyond)}
 				}
 			}
 		}
 	})
 	return nil
+}
+
+// onAdjust is called after onFetched, and tells the client where to begin.
+func (m *member) onAdjust(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for topic, list := range offsets {
+		for number := range list {
+			if m.restart[partition{topic, number}] {
+				list[number] = kgo.NewOffset().AtStart()
+			}
+		}
+	}
+	m.restart = nil
+	return offsets, nil
 }
 
 // onAssigned is called at the start of each session of the group.
@@ -556,6 +583,11 @@ func (m *member) failed(topic string, _ int32, err error) {
 	s := m.subs[topic]
 	m.mu.Unlock()
 	if s == nil {
+		return
+	}
+	var loss *kgo.ErrDataLoss
+	if errors.As(err, &loss) { // the client goes on with what there is
+		s.note(err)
 		return
 	}
 	s.failed(err, false)

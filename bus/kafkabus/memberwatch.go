@@ -123,9 +123,9 @@ func (m *member) watch() {
 		again := false
 		m.eachSub(func(s *subscription) {
 			s.mu.Lock()
-			known := s.id != [16]byte{}
+			found := s.found
 			s.mu.Unlock()
-			if known { // else find is at it
+			if found { // else find is at it
 				again = m.inspect(s) || again
 			}
 		})
@@ -140,32 +140,29 @@ func (m *member) watch() {
 
 // find waits until a topic is there, which is created if that is wanted, and
 // begins to read it.
-func (m *member) find(s *subscription) {
+func (m *member) find(ctx context.Context, s *subscription) {
 	for pause := minConnectPause; ; pause = min(2*pause, maxConnectPause) {
-		id, err := m.locate(s.topic)
-		if err == nil {
-			s.mu.Lock()
-			ended := s.ended
-			s.id = id
-			s.mu.Unlock()
-			if !ended {
-				m.client.AddConsumeTopics(s.topic)
-			}
+		id, err := m.locate(ctx, s.topic)
+		if ctx.Err() != nil {
 			return
 		}
-		if m.reading.Err() != nil {
+		if err == nil {
+			s.mu.Lock()
+			s.id, s.found = id, true
+			s.mu.Unlock()
+			m.client.AddConsumeTopics(s.topic)
 			return
 		}
 		s.failed(err, false)
-		if !sleep(m.reading, pause) {
+		if !sleep(ctx, pause) {
 			return
 		}
 	}
 }
 
 // locate returns the id of a topic, which is created if that is wanted.
-func (m *member) locate(topic string) (id [16]byte, err error) {
-	ctx, cancel := context.WithTimeout(m.reading, m.n.cfg.SocketTimeout)
+func (m *member) locate(ctx context.Context, topic string) (id topicID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, m.n.cfg.SocketTimeout)
 	defer cancel()
 	if _, err := m.n.find(ctx, topic); err != nil {
 		return id, err
@@ -185,22 +182,28 @@ func (m *member) locate(topic string) (id [16]byte, err error) {
 // it is read from the beginning: the client would wait for the one that was. It
 // reports whether to look again soon.
 func (m *member) inspect(s *subscription) (again bool) {
-	id, err := m.locate(s.topic)
+	id, err := m.locate(m.reading, s.topic)
 	if err != nil {
-		if answered(err) || errors.Is(err, kerr.UnknownTopicOrPartition) {
-			s.failed(err, false)
-			return true
+		if !answered(err) {
+			return false // no broker is to be had: heard tells
 		}
-		return false // no broker is to be had: heard tells
+		s.failed(err, false)
+		s.mu.Lock()
+		s.missing = true
+		s.mu.Unlock()
+		return true
 	}
 	s.mu.Lock()
-	same := s.id == id
-	s.id = id
+	same, back := s.id == id, s.missing
+	s.id, s.missing = id, false
 	if !same {
 		s.restart++
 	}
 	s.mu.Unlock()
 	if same {
+		if back {
+			s.well()
+		}
 		return false
 	}
 	m.n.cfg.Log.Warn("topic was made anew: reading it from the beginning", "backend", name, "topic", s.topic, "group", m.group)

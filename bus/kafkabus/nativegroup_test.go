@@ -3,6 +3,7 @@
 package kafkabus_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -96,6 +97,36 @@ func TestNativeSubscriberIsOneMember(t *testing.T) {
 		groups, err := kadm.NewClient(plain(t, k.Addr)).DescribeGroups(testContext(t), group)
 		if err != nil || len(groups[group].Members) != 1 {
 			t.Errorf("%d members: %v", len(groups[group].Members), err)
+		}
+	})
+}
+
+// A subscription whose topic never comes ends with its context, and leaves the
+// others alone.
+func TestNativeSubscriptionEndsAlone(t *testing.T) {
+	each(t, func(t *testing.T, k brokertest.Kafka) {
+		cfg := config(k.Addr)
+		cfg.Provision.Create = false
+		b := openNative(t, cfg)
+		topic, other := onePartition(t, b, "stays"), onePartition(t, b, "ends")
+		s := subscriber(t, b, brokertest.Name(t, "g"))
+		stays := subscribe(t, s, topic)
+		for _, ending := range []string{brokertest.Name(t, "missing"), other, other} {
+			ctx, cancel := context.WithCancel(testContext(t))
+			ch, err := s.Subscribe(ctx, ending)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ending == other {
+				publish(t, b, other, msg("k", "x"))
+				take(t, ch, 1)
+			}
+			cancel()
+			if m, open := <-ch; open {
+				t.Errorf("received %q", m.Payload)
+			}
+			publish(t, b, topic, msg("k", "goes on"))
+			take(t, stays, 1)
 		}
 	})
 }

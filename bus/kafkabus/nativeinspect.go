@@ -34,7 +34,11 @@ func (n *Native) Lag(ctx context.Context, topic, group string) (lag int64, known
 }
 
 func (n *Native) lag(ctx context.Context, topic, group string) (lag int64, known bool, err error) {
-	partitions, err := n.partitions(ctx, topic)
+	t, err := n.describe(ctx, topic)
+	if err != nil {
+		return 0, false, err
+	}
+	partitions, err := countPartitions(t)
 	if err != nil || partitions == 0 {
 		return 0, false, err
 	}
@@ -66,9 +70,9 @@ func (n *Native) lag(ctx context.Context, topic, group string) (lag int64, known
 			if c.Err != nil {
 				return 0, false, c.Err
 			}
-			at, beyond = c.At, decodeSpans(c.At, c.Metadata)
+			known = known || c.At >= 0
+			at, beyond = committedIn(t.TopicID, c.At, c.Metadata)
 		}
-		known = known || at >= 0
 		// What retention took away cannot be settled any more.
 		from := max(at, start.Offset)
 		left := max(0, end.Offset-from)

@@ -166,9 +166,11 @@ type subscription struct {
 	mu      sync.Mutex // guards below
 	joined  bool       // the group knows that this member wants the topic
 	trouble bool       // the topic cannot be read now
+	found   bool       // the topic was found, and is read since
+	missing bool       // it is not there, or may not be looked at
 	restart int
 	last    string
-	id      [16]byte // of the topic, once it was found
+	id      topicID // once the topic was found
 	ended   bool
 }
 
@@ -191,6 +193,20 @@ func (s *subscription) state() driver.SubscriptionState {
 		Resubscribed: s.restart,
 		LastError:    s.last,
 	}
+}
+
+func (s *subscription) topicID() topicID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
+}
+
+// note notes something that went wrong and is over.
+func (s *subscription) note(err error) {
+	s.mu.Lock()
+	s.last = err.Error()
+	s.mu.Unlock()
+	s.m.n.cfg.Log.Warn("subscription had trouble", "backend", name, "topic", s.topic, "group", s.m.group, "error", err.Error())
 }
 
 // failed notes why the topic cannot be read. The same reason again and again is

@@ -119,6 +119,10 @@ func (n *Native) partitions(ctx context.Context, topic string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	return countPartitions(t)
+}
+
+func countPartitions(t *kmsg.MetadataResponseTopic) (int, error) {
 	switch err := kerr.ErrorForCode(t.ErrorCode); {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		return 0, nil

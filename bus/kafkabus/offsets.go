@@ -38,12 +38,12 @@ type openOffset struct {
 // span is the offsets that begin at from and end before to.
 type span struct{ from, to int64 }
 
-// newOffsets starts at a committed offset, -1 for none, with its metadata.
-func newOffsets(committed int64, metadata string) offsets {
+// newOffsets starts at a committed offset, -1 for none, with what was done beyond.
+func newOffsets(committed int64, beyond []span) offsets {
 	if committed < 0 {
 		return offsets{next: -1}
 	}
-	return offsets{next: committed, inherited: decodeSpans(committed, metadata)}
+	return offsets{next: committed, inherited: beyond}
 }
 
 // add notes that a record was fetched, and reports whether it is still to be
@@ -123,15 +123,16 @@ const (
 	maxMetadata = 4096
 )
 
-// encodeSpans writes spans as metadata: for each, how far it begins after the end
-// of the one before, and its length, as varints in base64. What does not fit is
-// left out from the end: it will be handled again.
-func encodeSpans(prefix int64, spans []span) string {
-	if len(spans) == 0 {
-		return ""
-	}
+// topicID tells a topic from another of its name, made later. Brokers older than
+// 2.8 have none: it is zero.
+type topicID [16]byte
+
+// encodeMetadata writes the topic and the spans: for each, how far it begins after
+// the end of the one before, and its length, as varints, all in base64. What does
+// not fit is left out from the end: it will be handled again.
+func encodeMetadata(topic topicID, prefix int64, spans []span) string {
 	const room = (maxMetadata - len(metadataMark)) * 3 / 4
-	var b []byte
+	b := topic[:]
 	at := prefix
 	for _, s := range spans {
 		before := len(b)
@@ -146,31 +147,44 @@ func encodeSpans(prefix int64, spans []span) string {
 	return metadataMark + base64.RawStdEncoding.EncodeToString(b)
 }
 
-// decodeSpans reads what encodeSpans wrote. Of anything else it believes nothing.
-func decodeSpans(prefix int64, metadata string) []span {
+// decodeMetadata reads what encodeMetadata wrote. Of anything else it believes
+// nothing, and returns no topic.
+func decodeMetadata(prefix int64, metadata string) (topic topicID, spans []span) {
 	text, ok := strings.CutPrefix(metadata, metadataMark)
 	if !ok {
-		return nil
+		return topicID{}, nil
 	}
 	b, err := base64.RawStdEncoding.DecodeString(text)
-	if err != nil {
-		return nil
+	if err != nil || len(b) < len(topic) {
+		return topicID{}, nil
 	}
-	var list []span
+	b = b[copy(topic[:], b):]
 	at := prefix
 	for len(b) > 0 {
 		gap, n := binary.Uvarint(b)
 		if n <= 0 {
-			return nil
+			return topicID{}, nil
 		}
 		size, k := binary.Uvarint(b[n:])
-		if k <= 0 || size == 0 || gap == 0 && len(list) > 0 || gap > 1<<40 || size > 1<<40 {
-			return nil
+		if k <= 0 || size == 0 || gap == 0 && len(spans) > 0 || gap > 1<<40 || size > 1<<40 {
+			return topicID{}, nil
 		}
 		b = b[n+k:]
 		from := at + int64(gap) //nolint:gosec // checked
 		at = from + int64(size) //nolint:gosec // checked
-		list = append(list, span{from, at})
+		spans = append(spans, span{from, at})
 	}
-	return list
+	return topic, spans
+}
+
+// committedIn returns where to go on in a topic, -1 for its start, and what is
+// done beyond. A commit that was made in another topic of the name says nothing
+// about this one; one that does not tell, because another client made it, is
+// believed.
+func committedIn(topic topicID, committed int64, metadata string) (int64, []span) {
+	of, beyond := decodeMetadata(committed, metadata)
+	if of != topic && of != (topicID{}) && topic != (topicID{}) {
+		return -1, nil
+	}
+	return committed, beyond
 }

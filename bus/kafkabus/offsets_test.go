@@ -26,11 +26,12 @@ func TestOffsetsAgainstAModel(t *testing.T) {
 		mine := map[int64]bool{}  // of those, what this owner knows of
 		known := map[int64]bool{} // and the last commit told
 		committed, metadata := log[0], ""
+		id := topicID{1: 7, 15: 255}
 		var o offsets
 		var fetched []int64 // to be handled, by this owner
 		var at int          // in log, the next to fetch
 		takeOver := func(*rapid.T) {
-			o = newOffsets(committed, metadata)
+			o = newOffsets(committedIn(id, committed, metadata))
 			fetched, mine = nil, maps.Clone(known)
 			at = slices.IndexFunc(log, func(x int64) bool { return x >= committed })
 			if at < 0 {
@@ -69,7 +70,7 @@ func TestOffsetsAgainstAModel(t *testing.T) {
 				}
 			},
 			"commit": func(*rapid.T) {
-				committed, metadata = o.prefix(), encodeSpans(o.prefix(), o.beyond())
+				committed, metadata = o.prefix(), encodeMetadata(id, o.prefix(), o.beyond())
 				known = maps.Clone(mine)
 			},
 			"take over": takeOver,
@@ -87,7 +88,7 @@ func TestOffsetsAgainstAModel(t *testing.T) {
 						}
 					}
 				}
-				if got := decodeSpans(p, encodeSpans(p, o.beyond())); !slices.Equal(got, o.beyond()) {
+				if of, got := decodeMetadata(p, encodeMetadata(id, p, o.beyond())); of != id || !slices.Equal(got, o.beyond()) {
 					t.Fatalf("%v is read as %v", o.beyond(), got)
 				}
 				if open := len(o.open) - o.first; open > 64+2*len(fetched) {
@@ -105,8 +106,8 @@ func TestOffsetsMetadataIsBounded(t *testing.T) {
 		for i := range int64(10_000) {
 			spans = append(spans, span{5 + i*step, 5 + i*step + 1})
 		}
-		text := encodeSpans(1, spans)
-		got := decodeSpans(1, text)
+		text := encodeMetadata(topicID{9}, 1, spans)
+		_, got := decodeMetadata(1, text)
 		if len(text) > maxMetadata || len(got) < 500 || !slices.Equal(got, spans[:len(got)]) {
 			t.Errorf("step %d: %d bytes for %d spans", step, len(text), len(got))
 		}
@@ -116,17 +117,27 @@ func TestOffsetsMetadataIsBounded(t *testing.T) {
 
 func TestOffsetsBelieveNothingElse(t *testing.T) {
 	for _, s := range []string{
-		"", "consumer-1-0b2e", metadataMark + "!", metadataMark + "gA", metadataMark + "AQA", metadataMark + "////////////////fw",
-		metadataMark + strings.Repeat("/", 40),
+		"", "consumer-1-0b2e", metadataMark, metadataMark + "!", metadataMark + "gA", metadataMark + strings.Repeat("A", 24) + "//",
+		metadataMark + strings.Repeat("/", 40), metadataMark + strings.Repeat("A", 22) + "AQA",
 	} {
-		if got := decodeSpans(10, s); got != nil {
-			t.Errorf("%q: %v", s, got)
+		if of, got := decodeMetadata(10, s); got != nil || of != (topicID{}) {
+			t.Errorf("%q: %v %v", s, of, got)
+		}
+	}
+	// A commit is believed in the topic it was made in, or where that is not known.
+	one, two := topicID{1}, topicID{2}
+	for _, c := range []struct {
+		made, now topicID
+		want      int64
+	}{{one, one, 10}, {one, two, -1}, {topicID{}, two, 10}, {one, topicID{}, 10}} {
+		if at, _ := committedIn(c.now, 10, encodeMetadata(c.made, 10, nil)); at != c.want {
+			t.Errorf("made in %v, now %v: %d", c.made, c.now, at)
 		}
 	}
 }
 
 func BenchmarkOffsets(b *testing.B) {
-	o := newOffsets(0, "")
+	o := newOffsets(0, nil)
 	window := make([]int64, 0, 256)
 	next := int64(0)
 	for b.Loop() {
