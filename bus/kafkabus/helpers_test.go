@@ -62,6 +62,45 @@ func open(t testing.TB, cfg kafkabus.Config) *kafkabus.Backend {
 	return b
 }
 
+// backend is all that both builds can do.
+type backend interface {
+	driver.Backend
+	driver.Provisioner
+	driver.Auditor
+	driver.Inspector
+}
+
+// opener opens one build.
+type opener func(t testing.TB, cfg kafkabus.Config) backend
+
+// builds runs f with either.
+func builds(t *testing.T, f func(t *testing.T, open opener)) {
+	t.Helper()
+	t.Run("stock", func(t *testing.T) {
+		f(t, func(t testing.TB, cfg kafkabus.Config) backend { return open(t, cfg) })
+	})
+	t.Run("native", func(t *testing.T) {
+		f(t, func(t testing.TB, cfg kafkabus.Config) backend { return openNative(t, cfg) })
+	})
+}
+
+// openNative opens a native backend that is closed with the test.
+func openNative(t testing.TB, cfg kafkabus.Config) *kafkabus.Native {
+	t.Helper()
+	b, err := kafkabus.OpenNative(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), long)
+		defer cancel()
+		if err := b.Close(ctx); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return b
+}
+
 // each runs f on every Kafka there is.
 func each(t *testing.T, f func(t *testing.T, k brokertest.Kafka)) {
 	t.Helper()

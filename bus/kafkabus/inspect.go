@@ -122,7 +122,7 @@ func (b *Backend) Audit(ctx context.Context) (driver.Audit, error) {
 		}
 		a := driver.Audit{Durable: true, Version: s.version(settings)}
 		if err != nil {
-			a.Findings = append(a.Findings, fmt.Sprintf("the broker's settings cannot be read with these credentials (%v): replication is unknown", err))
+			a.Findings = append(a.Findings, unreadable(err))
 		}
 		topics, err := b.auditTopics(s)
 		if err != nil {
@@ -189,14 +189,25 @@ func (b *Backend) auditTopics(s *session) ([]string, error) {
 			}
 		}
 	}
+	return topicFindings(single, short), nil
+}
+
+// topicFindings is what to say of topics that are on one broker's disk, or on
+// fewer than they should be.
+func topicFindings(single, short []string) []string {
 	var f []string
-	if n := len(single); n > 0 {
-		f = append(f, fmt.Sprintf("replication 1: one broker's disk is the only copy of %s", some(single)))
+	if len(single) > 0 {
+		f = append(f, "replication 1: one broker's disk is the only copy of "+some(single))
 	}
-	if n := len(short); n > 0 {
+	if len(short) > 0 {
 		f = append(f, "under-replicated now: "+some(short))
 	}
-	return f, nil
+	return f
+}
+
+// unreadable is what to say when a broker does not show its settings.
+func unreadable(err error) string {
+	return fmt.Sprintf("the broker's settings cannot be read with these credentials (%v): replication is unknown", err)
 }
 
 // some names the first of a list.

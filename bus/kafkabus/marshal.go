@@ -2,6 +2,7 @@ package kafkabus
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
@@ -66,7 +67,7 @@ func (marshaler) Unmarshal(rec *sarama.ConsumerMessage) (*message.Message, error
 		}
 		size += len(h.Key) + len(h.Value)
 		if i == maxHeaders || size > maxHeaderBytes {
-			malformed = fmt.Sprintf("%d headers: more than %d, or more than %d bytes: cut", len(rec.Headers), maxHeaders, maxHeaderBytes)
+			malformed = tooManyHeaders(len(rec.Headers))
 			break
 		}
 		switch name := string(h.Key); name {
@@ -85,15 +86,20 @@ func (marshaler) Unmarshal(rec *sarama.ConsumerMessage) (*message.Message, error
 		msg.Metadata[events.HeaderKey] = string(rec.Key)
 	}
 	if msg.UUID == "" {
-		msg.UUID = recordUUID(rec)
+		msg.UUID = recordUUID(rec.Topic, rec.Partition, rec.Offset, rec.Timestamp)
 	}
 	return msg, nil
 }
 
+// tooManyHeaders is what events.HeaderMalformed says of a record with n headers.
+func tooManyHeaders(n int) string {
+	return fmt.Sprintf("%d headers: more than %d, or more than %d bytes: cut", n, maxHeaders, maxHeaderBytes)
+}
+
 // recordUUID names a record of a producer that knows no Watermill: the same for
 // every delivery of it, another for a record at its place in a topic made anew.
-func recordUUID(rec *sarama.ConsumerMessage) string {
-	name := fmt.Appendf(nil, "%s/%d/%d/%d", rec.Topic, rec.Partition, rec.Offset, rec.Timestamp.UnixMilli())
+func recordUUID(topic string, partition int32, offset int64, at time.Time) string {
+	name := fmt.Appendf(nil, "%s/%d/%d/%d", topic, partition, offset, at.UnixMilli())
 	return uuid.NewSHA1(recordSpace, name).String()
 }
 

@@ -30,6 +30,9 @@ func TestPartitionersChooseAsLibrdkafkaDoes(t *testing.T) {
 				if err != nil || got != want[i] {
 					t.Errorf("%s of %q in %d: %d, %v, want %d", partitioner, key, n, got, err, want[i])
 				}
+				if got := kafkabus.NativePartitionOf(partitioner, key, n); got != want[i] {
+					t.Errorf("native: %s of %q in %d: %d, want %d", partitioner, key, n, got, want[i])
+				}
 			}
 		}
 	}

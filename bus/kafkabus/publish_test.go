@@ -126,43 +126,47 @@ func TestUnansweredIsUnknownAndTheRestNotSent(t *testing.T) {
 }
 
 func TestAnUnreachableBrokerRejects(t *testing.T) {
-	cfg := config(fmt.Sprintf("127.0.0.1:%d", brokertest.Port(t)))
-	cfg.ConnectTimeout = 300 * time.Millisecond
-	b := open(t, cfg)
-	got, err := outcomes(testContext(t), b, "topic", "a", "b")
-	if !slices.Equal(got, []driver.Outcome{driver.Rejected, driver.Rejected}) || !errors.Is(err, driver.ErrUnavailable) {
-		t.Errorf("%v: %v", got, err)
-	}
-	if err := b.Ping(testContext(t)); !errors.Is(err, driver.ErrUnavailable) {
-		t.Errorf("Ping: %v", err)
-	}
+	builds(t, func(t *testing.T, open opener) {
+		cfg := config(fmt.Sprintf("127.0.0.1:%d", brokertest.Port(t)))
+		cfg.ConnectTimeout = 300 * time.Millisecond
+		b := open(t, cfg)
+		got, err := outcomes(testContext(t), b, "topic", "a", "b")
+		if !slices.Equal(got, []driver.Outcome{driver.Rejected, driver.Rejected}) || !errors.Is(err, driver.ErrUnavailable) {
+			t.Errorf("%v: %v", got, err)
+		}
+		if err := b.Ping(testContext(t)); !errors.Is(err, driver.ErrUnavailable) {
+			t.Errorf("Ping: %v", err)
+		}
+	})
 }
 
 // Once connected, too: what no produce request left for cannot appear.
 func TestALostBrokerRejectsAfterTheFirstAndComesBack(t *testing.T) {
-	c := brokertest.StartKafka(t, brokertest.KafkaOptions{Proxied: true})
-	cfg := config(c.Addr)
-	cfg.DeliveryTimeout = 3 * time.Second
-	b := open(t, cfg)
-	publish(t, b, "topic", msg("key", "before"))
-	c.Proxies[0].Cut()
-	rejected := false
-	for range 10 {
-		got, err := outcomes(testContext(t), b, "topic", "lost")
-		if got[0] == driver.Confirmed {
-			t.Fatal("confirmed without a broker")
+	builds(t, func(t *testing.T, open opener) {
+		c := brokertest.StartKafka(t, brokertest.KafkaOptions{Proxied: true})
+		cfg := config(c.Addr)
+		cfg.DeliveryTimeout = 3 * time.Second
+		b := open(t, cfg)
+		publish(t, b, "topic", msg("key", "before"))
+		c.Proxies[0].Cut()
+		rejected := false
+		for range 10 {
+			got, err := outcomes(testContext(t), b, "topic", "lost")
+			if got[0] == driver.Confirmed {
+				t.Fatal("confirmed without a broker")
+			}
+			if got[0] == driver.Rejected && errors.Is(err, driver.ErrUnavailable) {
+				rejected = true
+				break
+			}
 		}
-		if got[0] == driver.Rejected && errors.Is(err, driver.ErrUnavailable) {
-			rejected = true
-			break
+		if !rejected {
+			t.Error("never rejected as unavailable")
 		}
-	}
-	if !rejected {
-		t.Error("never rejected as unavailable")
-	}
-	c.Proxies[0].Restore()
-	eventually(t, "published again", func() bool {
-		return b.Publish(testContext(t), "topic", msg("key", "after")) == nil
+		c.Proxies[0].Restore()
+		eventually(t, "published again", func() bool {
+			return b.Publish(testContext(t), "topic", msg("key", "after")) == nil
+		})
 	})
 }
 
@@ -204,92 +208,100 @@ func TestBlackHoleIsBoundedByTheContext(t *testing.T) {
 }
 
 func TestLargeMessages(t *testing.T) {
-	k := brokertest.RealKafka(t)
-	b := open(t, config(k.Addr))
-	topic := brokertest.Name(t, "large")
-	if err := b.EnsureTopic(testContext(t), driver.TopicSpec{Name: topic, Partitions: 1, MaxMessageBytes: 34 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	body := bytes.Repeat([]byte("0123456789abcdef"), 2<<20) // 32 MiB
-	big := msg("key", "")
-	big.Payload = body
-	publish(t, b, topic, msg("key", "before"), big, msg("key", "after"))
-	ch := subscribe(t, subscriber(t, b, brokertest.Name(t, "g")), topic)
-	for _, want := range []string{"before", string(body), "after"} {
-		m := receive(t, ch)
-		if string(m.Payload) != want {
-			t.Fatalf("%d bytes, want %d", len(m.Payload), len(want))
+	builds(t, func(t *testing.T, open opener) {
+		k := brokertest.RealKafka(t)
+		b := open(t, config(k.Addr))
+		topic := brokertest.Name(t, "large")
+		if err := b.EnsureTopic(testContext(t), driver.TopicSpec{Name: topic, Partitions: 1, MaxMessageBytes: 34 << 20}); err != nil {
+			t.Fatal(err)
 		}
-		m.Ack()
-	}
-	// What the topic does not take, and what this client does not.
-	small := brokertest.Name(t, "small")
-	incompressible := make([]byte, 2<<20)
-	for i := range incompressible {
-		incompressible[i] = byte(i * i >> 3 * 7)
-	}
-	cfg := config(k.Addr)
-	cfg.CompressionType, cfg.MaxMessageBytes = "none", 3<<20
-	c := open(t, cfg)
-	for _, payload := range [][]byte{incompressible, make([]byte, 4<<20)} {
-		m := msg("key", "")
-		m.Payload = payload
-		err := c.Publish(testContext(t), small, m)
-		if r := driver.Results(err, 1)[0]; r.Outcome != driver.Rejected || !errors.Is(err, driver.ErrPermanent) {
-			t.Errorf("%d bytes: %v", len(payload), err)
+		body := bytes.Repeat([]byte("0123456789abcdef"), 2<<20) // 32 MiB
+		big := msg("key", "")
+		big.Payload = body
+		publish(t, b, topic, msg("key", "before"), big, msg("key", "after"))
+		ch := subscribe(t, subscriber(t, b, brokertest.Name(t, "g")), topic)
+		for _, want := range []string{"before", string(body), "after"} {
+			m := receive(t, ch)
+			if string(m.Payload) != want {
+				t.Fatalf("%d bytes, want %d", len(m.Payload), len(want))
+			}
+			m.Ack()
 		}
-	}
+		// What the topic does not take, and what this client does not.
+		small := brokertest.Name(t, "small")
+		incompressible := make([]byte, 2<<20)
+		for i := range incompressible {
+			incompressible[i] = byte(i * i >> 3 * 7)
+		}
+		cfg := config(k.Addr)
+		cfg.CompressionType, cfg.MaxMessageBytes = "none", 3<<20
+		c := open(t, cfg)
+		for _, payload := range [][]byte{incompressible, make([]byte, 4<<20)} {
+			m := msg("key", "")
+			m.Payload = payload
+			err := c.Publish(testContext(t), small, m)
+			if r := driver.Results(err, 1)[0]; r.Outcome != driver.Rejected || !errors.Is(err, driver.ErrPermanent) {
+				t.Errorf("%d bytes: %v", len(payload), err)
+			}
+		}
+	})
 }
 
 // Concurrent publishes share batches, which must not grow beyond what a topic
 // takes, whatever MaxMessageBytes says.
 func TestConcurrentMessagesDoNotMakeABatchTooLarge(t *testing.T) {
-	each(t, func(t *testing.T, k brokertest.Kafka) {
-		cfg := config(k.Addr)
-		cfg.CompressionType = "none"
-		b := open(t, cfg)
-		topic := brokertest.Name(t, "batch")
-		var wg sync.WaitGroup
-		for range 32 {
-			wg.Go(func() {
-				m := msg("key", "")
-				m.Payload = make([]byte, 300<<10)
-				if err := b.Publish(testContext(t), topic, m); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
+	builds(t, func(t *testing.T, open opener) {
+		each(t, func(t *testing.T, k brokertest.Kafka) {
+			cfg := config(k.Addr)
+			cfg.CompressionType = "none"
+			b := open(t, cfg)
+			topic := brokertest.Name(t, "batch")
+			var wg sync.WaitGroup
+			for range 32 {
+				wg.Go(func() {
+					m := msg("key", "")
+					m.Payload = make([]byte, 300<<10)
+					if err := b.Publish(testContext(t), topic, m); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		})
 	})
 }
 
 func TestEveryCompressionIsRead(t *testing.T) {
-	each(t, func(t *testing.T, k brokertest.Kafka) {
-		topic := brokertest.Name(t, "codec")
-		codecs := []string{"none", "gzip", "snappy", "lz4", "zstd"}
-		for _, codec := range codecs {
-			cfg := config(k.Addr)
-			cfg.CompressionType = codec
-			publish(t, open(t, cfg), topic, msg("key", codec))
-		}
-		var got []string
-		for _, r := range records(t, k.Addr, topic, len(codecs)) {
-			got = append(got, string(r.Value))
-		}
-		if fmt.Sprint(got) != fmt.Sprint(codecs) {
-			t.Errorf("read %v", got)
-		}
+	builds(t, func(t *testing.T, open opener) {
+		each(t, func(t *testing.T, k brokertest.Kafka) {
+			topic := brokertest.Name(t, "codec")
+			codecs := []string{"none", "gzip", "snappy", "lz4", "zstd"}
+			for _, codec := range codecs {
+				cfg := config(k.Addr)
+				cfg.CompressionType = codec
+				publish(t, open(t, cfg), topic, msg("key", codec))
+			}
+			var got []string
+			for _, r := range records(t, k.Addr, topic, len(codecs)) {
+				got = append(got, string(r.Value))
+			}
+			if fmt.Sprint(got) != fmt.Sprint(codecs) {
+				t.Errorf("read %v", got)
+			}
+		})
 	})
 }
 
 func TestPublishChecksItsArguments(t *testing.T) {
-	b := open(t, config("127.0.0.1:1"))
-	if err := b.Publish(testContext(t), "topic"); err != nil {
-		t.Errorf("no messages: %v", err)
-	}
-	ctx, cancel := context.WithCancel(testContext(t))
-	cancel()
-	if got, err := outcomes(ctx, b, "topic", "a"); got[0] != driver.Rejected {
-		t.Errorf("a context that ended before: %v", err)
-	}
+	builds(t, func(t *testing.T, open opener) {
+		b := open(t, config("127.0.0.1:1"))
+		if err := b.Publish(testContext(t), "topic"); err != nil {
+			t.Errorf("no messages: %v", err)
+		}
+		ctx, cancel := context.WithCancel(testContext(t))
+		cancel()
+		if got, err := outcomes(ctx, b, "topic", "a"); got[0] != driver.Rejected {
+			t.Errorf("a context that ended before: %v", err)
+		}
+	})
 }

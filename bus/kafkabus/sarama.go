@@ -31,15 +31,6 @@ var strategies = map[string]func() sarama.BalanceStrategy{
 	"sticky":             sarama.NewBalanceStrategySticky,
 }
 
-// partitioners all choose at random without a key. A message's key is never
-// empty, only absent: see marshal.go.
-var partitioners = map[string]sarama.PartitionerConstructor{
-	"consistent_random": sarama.NewConsistentCRCHashPartitioner,
-	"murmur2_random":    sarama.NewMurmur2Partitioner,
-	"fnv1a_random":      sarama.NewHashPartitioner,
-	"round_robin":       sarama.NewRoundRobinPartitioner,
-}
-
 // names returns the keys of a table, sorted.
 func names[V any](table map[string]V) []string {
 	list := make([]string, 0, len(table))

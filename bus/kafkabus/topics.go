@@ -39,15 +39,22 @@ func (t *topicCache) forget(topic string) { t.known.Delete(topic) }
 
 // EnsureTopic implements driver.Provisioner.
 func (b *Backend) EnsureTopic(ctx context.Context, spec driver.TopicSpec) error {
+	if err := checkSpec(spec); err != nil {
+		return err
+	}
+	b.topics.specs.Store(spec.Name, spec)
+	if err := b.ensure(ctx, spec); err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	return nil
+}
+
+func checkSpec(spec driver.TopicSpec) error {
 	if err := checkTopic(spec.Name); err != nil {
 		return fmt.Errorf("kafka: topic %q: %w: %w", spec.Name, driver.ErrPermanent, err)
 	}
 	if spec.Partitions < 0 || spec.Partitions > 1000 || spec.Retention < 0 || spec.MaxMessageBytes < 0 {
 		return fmt.Errorf("kafka: topic %s: %w: want 0 to 1000 partitions, no negative retention or size", spec.Name, driver.ErrPermanent)
-	}
-	b.topics.specs.Store(spec.Name, spec)
-	if err := b.ensure(ctx, spec); err != nil {
-		return fmt.Errorf("kafka: %w", err)
 	}
 	return nil
 }
@@ -111,14 +118,8 @@ func (b *Backend) create(s *session, spec driver.TopicSpec) error {
 		entries["max.message.bytes"] = new(strconv.Itoa(spec.MaxMessageBytes))
 	}
 	detail := &sarama.TopicDetail{NumPartitions: int32(spec.Partitions), ConfigEntries: entries} //nolint:gosec // at most 1000
-	factors := []int16{int16(b.cfg.ReplicationFactor)}                                           //nolint:gosec // at most 32
-	if b.cfg.ReplicationFactor == 0 {
-		// -1 is the broker's own default (KIP-464). One with fewer brokers than
-		// its default says, or older than 2.4, refuses it.
-		factors = []int16{-1, 3, 2, 1}
-	}
 	var err error
-	for _, f := range factors {
+	for _, f := range replications(b.cfg.ReplicationFactor) {
 		detail.ReplicationFactor = f
 		err = s.admin.CreateTopic(spec.Name, detail, false)
 		if !topicErrorIs(err, sarama.ErrInvalidReplicationFactor) && !topicErrorIs(err, sarama.ErrUnsupportedVersion) {
@@ -130,6 +131,16 @@ func (b *Backend) create(s *session, spec driver.TopicSpec) error {
 	}
 	b.cfg.Log.Info("topic created", "backend", name, "topic", spec.Name, "partitions", spec.Partitions, "retention", spec.Retention.String())
 	return s.usable(spec.Name)
+}
+
+// replications are the factors to try in turn.
+func replications(configured int) []int16 {
+	if configured > 0 {
+		return []int16{int16(configured)} //nolint:gosec // at most 32
+	}
+	// -1 is the broker's own default (KIP-464). One with fewer brokers than its
+	// default says, or older than 2.4, refuses it.
+	return []int16{-1, 3, 2, 1}
 }
 
 // usable waits until every partition of a new topic has a leader, which takes a

@@ -21,7 +21,7 @@ func (c Config) Validate() error {
 	v.sasl(c)
 	v.ssl(c)
 	v.strategy(c.GroupStrategy)
-	v.oneOf(envPartitioner, c.Partitioner, names(partitioners)...)
+	v.oneOf(envPartitioner, c.Partitioner, names(hashes)...)
 	v.oneOf(envCompression, c.CompressionType, names(codecs)...)
 	v.numbers(c)
 	return errors.Join(v.list...)
