@@ -45,7 +45,7 @@ func (b *Backend) Audit(ctx context.Context) (driver.Audit, error) {
 	return a, nil
 }
 
-func (b *Backend) audit(ctx context.Context, c redis.Cmdable, a *driver.Audit) error {
+func (s *server) audit(ctx context.Context, c redis.Cmdable, a *driver.Audit) error {
 	find := func(f string) {
 		if !slices.Contains(a.Findings, f) {
 			a.Findings = append(a.Findings, f)
@@ -99,7 +99,7 @@ func (b *Backend) audit(ctx context.Context, c redis.Cmdable, a *driver.Audit) e
 		find(fmt.Sprintf(findMemory, used*100/limit))
 	}
 	replicas, _ := strconv.Atoi(info["connected_slaves"])
-	if replicas > 0 || b.opts.Kind() != "single" {
+	if replicas > 0 || s.opts.Kind() != "single" {
 		find(findReplicas)
 	}
 	return nil

@@ -22,8 +22,8 @@ func (b *Backend) EnsureTopic(ctx context.Context, spec driver.TopicSpec) error 
 	return b.fail("create stream "+spec.Name, err)
 }
 
-func (b *Backend) ensure(ctx context.Context, topic string) error {
-	kind, err := b.admin.Type(ctx, topic).Result()
+func (s *server) ensure(ctx context.Context, topic string) error {
+	kind, err := s.admin.Type(ctx, topic).Result()
 	if err != nil {
 		return err
 	}
@@ -37,10 +37,10 @@ func (b *Backend) ensure(ctx context.Context, topic string) error {
 	// Redis creates an empty stream only together with a group, and keeps it
 	// when the group goes.
 	group := "eventbus-create-" + watermill.NewShortUUID()
-	if err := b.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err(); err != nil {
+	if err := s.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err(); err != nil {
 		return err
 	}
-	return b.admin.XGroupDestroy(ctx, topic, group).Err()
+	return s.admin.XGroupDestroy(ctx, topic, group).Err()
 }
 
 const (
@@ -89,10 +89,10 @@ func (b *Backend) lag(ctx context.Context, topic, group string) (int64, bool, er
 }
 
 // countAfter counts the entries after id.
-func (b *Backend) countAfter(ctx context.Context, topic, id string) (int64, error) {
+func (s *server) countAfter(ctx context.Context, topic, id string) (int64, error) {
 	var n int64
 	for range lagPages {
-		page, err := b.admin.XRangeN(ctx, topic, "("+id, "+", lagPage).Result()
+		page, err := s.admin.XRangeN(ctx, topic, "("+id, "+", lagPage).Result()
 		if err != nil {
 			return 0, err
 		}
@@ -107,10 +107,10 @@ func (b *Backend) countAfter(ctx context.Context, topic, id string) (int64, erro
 
 // eachMaster runs f on every server that holds data: one, or a Cluster's masters
 // one after another.
-func (b *Backend) eachMaster(ctx context.Context, f func(context.Context, redis.Cmdable) error) error {
-	cluster, ok := b.admin.(*redis.ClusterClient)
+func (s *server) eachMaster(ctx context.Context, f func(context.Context, redis.Cmdable) error) error {
+	cluster, ok := s.admin.(*redis.ClusterClient)
 	if !ok {
-		return f(ctx, b.admin)
+		return f(ctx, s.admin)
 	}
 	var mu sync.Mutex
 	return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {

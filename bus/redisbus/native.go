@@ -1,0 +1,115 @@
+package redisbus
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/aura360/eventbus/bus/driver"
+)
+
+// Native is a driver.Backend on Redis Streams without the stock adapter: a topic
+// is several streams, one per partition, and publishing and subscribing go out
+// in batches. What it writes plain Watermill services read, and the reverse.
+type Native struct {
+	*server
+
+	topics sync.Map // of string to *topic
+
+	mu      sync.Mutex // guards all below
+	closed  bool
+	sending sync.WaitGroup // Publish calls; Add only under mu and before closed
+	subs    map[nativeSubscriber]struct{}
+
+	stop    context.CancelFunc // ends what runs in the background
+	running sync.WaitGroup     // that
+}
+
+// nativeSubscriber is a subscriber as its backend sees it.
+type nativeSubscriber interface {
+	Close() error
+	cut() // ends what waits for the server, from any goroutine
+}
+
+// OpenNative returns a backend. It does no I/O, so it succeeds while Redis is
+// down: Ping tells. An error is one of cfg, and contains no password.
+func OpenNative(cfg Config) (*Native, error) {
+	srv, err := newServer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	n := &Native{server: srv, subs: map[nativeSubscriber]struct{}{}, stop: stop}
+	n.run(ctx, n.watchPartitions)
+	return n, nil
+}
+
+// run runs f in the background until Close.
+func (n *Native) run(ctx context.Context, f func(context.Context)) {
+	n.running.Go(func() { f(ctx) })
+}
+
+// Capabilities implements driver.Backend.
+func (n *Native) Capabilities() driver.Capabilities {
+	return driver.Capabilities{
+		Durable:             true,
+		Groups:              true,
+		OrderedPerKey:       true,
+		OrderedSingleMember: true,
+		ParallelKeys:        true,
+		CrossProcess:        true,
+		MaxMessageBytes:     n.cfg.MaxMessageBytes,
+	}
+}
+
+// Close implements driver.Backend. When ctx ends first, connections are cut and
+// its cause is returned.
+func (n *Native) Close(ctx context.Context) error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return nil
+	}
+	n.closed = true
+	subs := make([]nativeSubscriber, 0, len(n.subs))
+	for s := range n.subs {
+		subs = append(subs, s)
+	}
+	n.mu.Unlock()
+	n.stop()
+
+	done := make(chan error, 1)
+	go func() {
+		n.sending.Wait()
+		errs := make([]error, len(subs), len(subs)+1)
+		var closing sync.WaitGroup
+		for i, s := range subs {
+			closing.Go(func() { errs[i] = s.Close() })
+		}
+		closing.Wait()
+		err := closed(n.admin.Close())
+		n.running.Wait()
+		done <- errors.Join(append(errs, err)...)
+	}()
+	select {
+	case err := <-done:
+		return n.fail("close", err)
+	case <-ctx.Done():
+		for _, s := range subs {
+			s.cut()
+		}
+		_ = n.admin.Close()
+		return n.fail("close", context.Cause(ctx))
+	}
+}
+
+// begin admits a call of Publish, until n.sending.Done.
+func (n *Native) begin() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.sending.Add(1)
+	return true
+}

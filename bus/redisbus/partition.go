@@ -1,0 +1,184 @@
+package redisbus
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/aura360/eventbus/bus/driver"
+)
+
+// A topic's partitions are streams: the first is named as the topic, so that a
+// plain producer's entries are read and a plain consumer of a topic with one
+// partition reads everything; the others are "topic:p1", "topic:p2" ...
+//
+// How many there are is recorded on the server, in the field "partitions" of the
+// hash "<namespace>:topic:{<topic>}". All publishers and subscribers go by that,
+// so that they agree where a key is; an operator adds partitions with HSET.
+
+const (
+	fieldPartitions = "partitions"
+	// partitionsEvery is how often the records are read again.
+	partitionsEvery = 5 * time.Second
+)
+
+// partitionStream is the stream of a topic's partition, counted from 0.
+func partitionStream(topic string, i int) string {
+	if i == 0 {
+		return topic
+	}
+	return topic + ":p" + strconv.Itoa(i)
+}
+
+// checkTopic refuses names that no topic can have.
+func checkTopic(topic string) error {
+	if topic == "" {
+		return fmt.Errorf("%w: no topic", driver.ErrPermanent)
+	}
+	if i := strings.LastIndex(topic, ":p"); i > 0 {
+		if n, err := strconv.Atoi(topic[i+2:]); err == nil && n > 0 {
+			return fmt.Errorf("%w: %q is the name of partition %d of topic %q", driver.ErrPermanent, topic, n, topic[:i])
+		}
+	}
+	return nil
+}
+
+// topic is what is known of one topic.
+type topic struct {
+	mu      sync.Mutex               // held while the record is read for the first time
+	streams atomic.Pointer[[]string] // by partition; nil before that. Never changed, only replaced
+}
+
+// partitions returns how many partitions a topic has, 1 to 1000. The first call
+// for a topic asks the server, in one or two round trips bounded by ctx, and
+// where creating topics is allowed makes the record of a topic that has none.
+// Later calls answer from memory, at most partitionsEvery old.
+//
+// A topic without a record has one partition where creating is not allowed.
+func (n *Native) partitions(ctx context.Context, name string) (int, error) {
+	streams, err := n.streams(ctx, name)
+	return len(streams), err
+}
+
+// streams is partitions, as the names of the streams. The caller must not change
+// the slice.
+func (n *Native) streams(ctx context.Context, name string) ([]string, error) {
+	if v, ok := n.topics.Load(name); ok {
+		if s := v.(*topic).streams.Load(); s != nil {
+			return *s, nil
+		}
+	}
+	if err := checkTopic(name); err != nil {
+		return nil, err
+	}
+	v, _ := n.topics.LoadOrStore(name, &topic{})
+	_, err := bounded(ctx, func() (struct{}, error) {
+		t := v.(*topic)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.streams.Load() != nil {
+			return struct{}{}, nil
+		}
+		return struct{}{}, n.readPartitions(ctx, name, t)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return *v.(*topic).streams.Load(), nil
+}
+
+// refreshPartitions reads the record of a topic again, and makes it again as
+// remembered where it is gone and creating is allowed. For one who noticed that
+// something is not as it was: a group or stream is missing.
+func (n *Native) refreshPartitions(ctx context.Context, name string) (int, error) {
+	if _, err := n.streams(ctx, name); err != nil {
+		return 0, err
+	}
+	v, _ := n.topics.Load(name)
+	t := v.(*topic)
+	_, err := bounded(ctx, func() (struct{}, error) { return struct{}{}, n.readPartitions(ctx, name, t) })
+	return len(*t.streams.Load()), err
+}
+
+// readPartitions reads the record of a topic, or makes it.
+func (n *Native) readPartitions(ctx context.Context, name string, t *topic) error {
+	count, err := n.admin.HGet(ctx, n.topicKey(name), fieldPartitions).Result()
+	if err == redis.Nil && n.cfg.Provision.Create { //nolint:errorlint // go-redis returns it bare
+		want := n.cfg.Provision.Partitions
+		if s := t.streams.Load(); s != nil {
+			want = len(*s)
+		}
+		count, err = n.recordPartitions(ctx, name, want)
+	}
+	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare
+		count, err = "1", nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the number of partitions: %w", err)
+	}
+	have, err := strconv.Atoi(count)
+	if err != nil || have < 1 || have > maxPartitions {
+		return fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
+	}
+	was := t.streams.Load()
+	if was != nil && len(*was) == have {
+		return nil
+	}
+	streams := make([]string, have)
+	for i := range streams {
+		streams[i] = partitionStream(name, i)
+	}
+	t.streams.Store(&streams)
+	if was != nil {
+		n.cfg.Log.Info("the topic has another number of partitions", "backend", n.Name(), "topic", name,
+			"from", len(*was), "to", have)
+	}
+	return nil
+}
+
+// recordPartitions makes the record of a topic that has none, and returns what
+// the record says: another process may have been faster.
+func (n *Native) recordPartitions(ctx context.Context, name string, want int) (string, error) {
+	var got *redis.StringCmd
+	_, err := n.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSetNX(ctx, n.topicKey(name), fieldPartitions, want)
+		got = p.HGet(ctx, n.topicKey(name), fieldPartitions)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return got.Val(), nil
+}
+
+// topicKey is where a topic's record is.
+func (n *Native) topicKey(name string) string { return n.cfg.Namespace + ":topic:{" + name + "}" }
+
+// watchPartitions reads the records of the topics in use, again and again.
+func (n *Native) watchPartitions(ctx context.Context) {
+	tick := time.NewTicker(partitionsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		n.topics.Range(func(k, v any) bool {
+			name, t := k.(string), v.(*topic)
+			if t.streams.Load() == nil {
+				return true
+			}
+			if err := n.readPartitions(ctx, name, t); err != nil && ctx.Err() == nil {
+				n.cfg.Log.Debug("reading the number of partitions failed", "backend", n.Name(), "topic", name, "error", err.Error())
+			}
+			return ctx.Err() == nil
+		})
+	}
+}
