@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/aura360/eventbus/bus/driver"
 )
@@ -20,6 +21,8 @@ type Native struct {
 	closed  bool
 	sending sync.WaitGroup // Publish calls; Add only under mu and before closed
 	subs    map[nativeSubscriber]struct{}
+
+	lease time.Duration // how long a member may be silent, 0 for the default; tests shorten it
 
 	stop    context.CancelFunc // ends what runs in the background
 	running sync.WaitGroup     // that
