@@ -14,7 +14,9 @@ import (
 type Native struct {
 	*server
 
-	topics sync.Map // of string to *topic
+	topics  sync.Map // of string to *topic
+	sender  *sender  // publishing to one server, or the master behind Sentinels
+	cluster *Backend // publishing to a Cluster; one of the two is nil
 
 	mu      sync.Mutex // guards all below
 	closed  bool
@@ -40,6 +42,17 @@ func OpenNative(cfg Config) (*Native, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Native{server: srv, subs: map[nativeSubscriber]struct{}{}, stop: stop}
+	if n.opts.Kind() == "cluster" {
+		if n.cluster, err = Open(cfg); err != nil {
+			return nil, errors.Join(err, n.admin.Close())
+		}
+	} else {
+		n.sender = newSender(func(ctx context.Context) (connection, error) {
+			ctx, cancel := context.WithTimeout(ctx, n.cfg.DialTimeout+n.cfg.Timeout)
+			defer cancel()
+			return n.opts.Dial(ctx)
+		})
+	}
 	n.run(ctx, n.watchPartitions)
 	return n, nil
 }
@@ -87,7 +100,7 @@ func (n *Native) Close(ctx context.Context) error {
 			closing.Go(func() { errs[i] = s.Close() })
 		}
 		closing.Wait()
-		err := closed(n.admin.Close())
+		err := errors.Join(n.closePublishing(ctx), closed(n.admin.Close()))
 		n.running.Wait()
 		done <- errors.Join(append(errs, err)...)
 	}()
@@ -98,9 +111,22 @@ func (n *Native) Close(ctx context.Context) error {
 		for _, s := range subs {
 			s.cut()
 		}
+		if n.cluster != nil {
+			_ = n.cluster.Close(ctx) // which cuts, since ctx ended
+		} else {
+			n.sender.cut()
+		}
 		_ = n.admin.Close()
 		return n.fail("close", context.Cause(ctx))
 	}
+}
+
+func (n *Native) closePublishing(ctx context.Context) error {
+	if n.cluster != nil {
+		return n.cluster.Close(ctx)
+	}
+	n.sender.close()
+	return nil
 }
 
 // begin admits a call of Publish, until n.sending.Done.

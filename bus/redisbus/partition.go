@@ -51,8 +51,14 @@ func checkTopic(topic string) error {
 
 // topic is what is known of one topic.
 type topic struct {
-	mu      sync.Mutex               // held while the record is read for the first time
-	streams atomic.Pointer[[]string] // by partition; nil before that. Never changed, only replaced
+	mu    sync.Mutex                  // held while the record is read for the first time
+	parts atomic.Pointer[partitioned] // nil before that
+}
+
+// partitioned is a topic's partitions. It never changes.
+type partitioned struct {
+	streams  []string
+	prefixes [][]byte // how an XADD to each begins
 }
 
 // partitions returns how many partitions a topic has, 1 to 1000. The first call
@@ -62,57 +68,58 @@ type topic struct {
 //
 // A topic without a record has one partition where creating is not allowed.
 func (n *Native) partitions(ctx context.Context, name string) (int, error) {
-	streams, err := n.streams(ctx, name)
-	return len(streams), err
+	p, err := n.topic(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	return len(p.streams), nil
 }
 
-// streams is partitions, as the names of the streams. The caller must not change
-// the slice.
-func (n *Native) streams(ctx context.Context, name string) ([]string, error) {
+// topic is partitions, with the names of the streams.
+func (n *Native) topic(ctx context.Context, name string) (*partitioned, error) {
 	if v, ok := n.topics.Load(name); ok {
-		if s := v.(*topic).streams.Load(); s != nil {
-			return *s, nil
+		if p := v.(*topic).parts.Load(); p != nil {
+			return p, nil
 		}
 	}
 	if err := checkTopic(name); err != nil {
 		return nil, err
 	}
 	v, _ := n.topics.LoadOrStore(name, &topic{})
-	_, err := bounded(ctx, func() (struct{}, error) {
+	return bounded(ctx, func() (*partitioned, error) {
 		t := v.(*topic)
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.streams.Load() != nil {
-			return struct{}{}, nil
+		if p := t.parts.Load(); p != nil {
+			return p, nil
 		}
-		return struct{}{}, n.readPartitions(ctx, name, t)
+		return n.readPartitions(ctx, name, t)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return *v.(*topic).streams.Load(), nil
 }
 
-// refreshPartitions reads the record of a topic again, and makes it again as
+// refreshPartitions is partitions with the record read again, and made again as
 // remembered where it is gone and creating is allowed. For one who noticed that
-// something is not as it was: a group or stream is missing.
+// something is not as it was: a group or a stream is missing.
 func (n *Native) refreshPartitions(ctx context.Context, name string) (int, error) {
-	if _, err := n.streams(ctx, name); err != nil {
+	if _, err := n.topic(ctx, name); err != nil {
 		return 0, err
 	}
 	v, _ := n.topics.Load(name)
-	t := v.(*topic)
-	_, err := bounded(ctx, func() (struct{}, error) { return struct{}{}, n.readPartitions(ctx, name, t) })
-	return len(*t.streams.Load()), err
+	p, err := bounded(ctx, func() (*partitioned, error) { return n.readPartitions(ctx, name, v.(*topic)) })
+	if err != nil {
+		return 0, err
+	}
+	return len(p.streams), nil
 }
 
 // readPartitions reads the record of a topic, or makes it.
-func (n *Native) readPartitions(ctx context.Context, name string, t *topic) error {
+func (n *Native) readPartitions(ctx context.Context, name string, t *topic) (*partitioned, error) {
+	was := t.parts.Load()
 	count, err := n.admin.HGet(ctx, n.topicKey(name), fieldPartitions).Result()
 	if err == redis.Nil && n.cfg.Provision.Create { //nolint:errorlint // go-redis returns it bare
 		want := n.cfg.Provision.Partitions
-		if s := t.streams.Load(); s != nil {
-			want = len(*s)
+		if was != nil {
+			want = len(was.streams)
 		}
 		count, err = n.recordPartitions(ctx, name, want)
 	}
@@ -120,26 +127,27 @@ func (n *Native) readPartitions(ctx context.Context, name string, t *topic) erro
 		count, err = "1", nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the number of partitions: %w", err)
+		return nil, fmt.Errorf("read the number of partitions: %w", err)
 	}
 	have, err := strconv.Atoi(count)
 	if err != nil || have < 1 || have > maxPartitions {
-		return fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
+		return nil, fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
 	}
-	was := t.streams.Load()
-	if was != nil && len(*was) == have {
-		return nil
+	if was != nil && len(was.streams) == have {
+		return was, nil
 	}
-	streams := make([]string, have)
-	for i := range streams {
-		streams[i] = partitionStream(name, i)
+	p := &partitioned{}
+	for i := range have {
+		stream := partitionStream(name, i)
+		p.streams = append(p.streams, stream)
+		p.prefixes = append(p.prefixes, xaddPrefix(stream, n.cfg.Provision.Create))
 	}
-	t.streams.Store(&streams)
+	t.parts.Store(p)
 	if was != nil {
 		n.cfg.Log.Info("the topic has another number of partitions", "backend", n.Name(), "topic", name,
-			"from", len(*was), "to", have)
+			"from", len(was.streams), "to", have)
 	}
-	return nil
+	return p, nil
 }
 
 // recordPartitions makes the record of a topic that has none, and returns what
@@ -172,10 +180,10 @@ func (n *Native) watchPartitions(ctx context.Context) {
 		}
 		n.topics.Range(func(k, v any) bool {
 			name, t := k.(string), v.(*topic)
-			if t.streams.Load() == nil {
+			if t.parts.Load() == nil {
 				return true
 			}
-			if err := n.readPartitions(ctx, name, t); err != nil && ctx.Err() == nil {
+			if _, err := n.readPartitions(ctx, name, t); err != nil && ctx.Err() == nil {
 				n.cfg.Log.Debug("reading the number of partitions failed", "backend", n.Name(), "topic", name, "error", err.Error())
 			}
 			return ctx.Err() == nil
