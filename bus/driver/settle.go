@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 )
@@ -19,6 +20,15 @@ func WithSettle(ctx context.Context, settled func(acked bool)) context.Context {
 // saves two allocations per message.
 type Settler interface {
 	Settled(acked bool)
+}
+
+// Deferrer is a Settler that can wait longer with a nacked message than it would
+// by itself.
+type Deferrer interface {
+	Settler
+	// SettledLater takes note of a nack. The message is delivered again, before
+	// later ones of its key, once d has passed; messages of other keys go on.
+	SettledLater(d time.Duration)
 }
 
 // IsSettleKey reports whether key asks a message's context for its Settler.
@@ -44,4 +54,18 @@ func Settle(msg *message.Message, ack bool) {
 	case func(bool):
 		s(ack)
 	}
+}
+
+// SettleLater nacks msg and asks that it is not delivered again before d has
+// passed, while messages of other keys go on. It reports whether the driver can:
+// else it was an ordinary nack, and the message comes when the driver sees fit.
+// It is called in place of Settle, by a consumer that asked for DirectSettle.
+func SettleLater(msg *message.Message, d time.Duration) bool {
+	settler := msg.Context().Value(settleKey{})
+	if later, ok := settler.(Deferrer); ok && msg.Nack() {
+		later.SettledLater(d)
+		return true
+	}
+	Settle(msg, false)
+	return false
 }

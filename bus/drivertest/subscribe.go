@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -17,6 +18,7 @@ var subscribeCases = []testCase{
 	{name: "MaxInFlight", run: maxInFlight, needs: parallel},
 	{name: "MessageContext", run: messageContext},
 	{name: "DirectSettle", run: directSettle},
+	{name: "SettleLater", run: settleLater},
 	{name: "State", run: state},
 	{name: "Lag", run: lag},
 	{name: "BadOptions", run: badOptions},
@@ -213,6 +215,34 @@ func directSettle(e *env) {
 		e.Errorf("received %q, which was acked", m.Payload)
 	}
 	driver.Settle(m, true)
+}
+
+// settleLater: a message that was put off comes again, before later ones of its
+// key, and not before its time where the driver says that it can.
+func settleLater(e *env) {
+	const pause = 300 * time.Millisecond
+	b, topic := e.open(), e.topic()
+	e.publish(b, topic, series("key", 2)...)
+	c := e.consume(b, topic, e.group(), driver.SubscriberOptions{DirectSettle: true})
+	m := c.next()
+	start := time.Now()
+	can := driver.SettleLater(m, pause)
+	m = c.next()
+	if string(m.Payload) != "key 0" {
+		e.Fatalf("received %q, want what was put off", m.Payload)
+	}
+	if waited := time.Since(start); can && waited < pause {
+		e.Errorf("delivered again after %v, want %v or more", waited, pause)
+	}
+	driver.Settle(m, true)
+	m = c.next()
+	if string(m.Payload) != "key 1" {
+		e.Errorf("received %q, want the next of the key", m.Payload)
+	}
+	driver.Settle(m, true)
+	if err := c.sub.Drain(e.ctx()); err != nil {
+		e.Errorf("Drain: %v", err)
+	}
 }
 
 // state: tells of each subscription, and never of others.

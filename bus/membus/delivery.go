@@ -61,24 +61,34 @@ func (d *delivery) watch() {
 
 // Settled implements driver.Settler. A delivery that was given back meanwhile
 // changes nothing.
-func (d *delivery) Settled(acked bool) {
+func (d *delivery) Settled(acked bool) { d.settled(acked, 0) }
+
+// SettledLater implements driver.Deferrer.
+func (d *delivery) SettledLater(after time.Duration) { d.settled(false, after) }
+
+func (d *delivery) settled(acked bool, after time.Duration) {
 	t := d.topic
 	t.mu.Lock()
 	if s := d.sub; s != nil {
-		s.settle(d, acked)
+		s.settle(d, acked, after)
 		s.group.dispatch()
 	}
 	t.mu.Unlock()
 }
 
-// settle takes note of an ack or nack. The caller dispatches.
-func (s *subscription) settle(d *delivery, acked bool) {
+// settle takes note of an ack, or of a nack and how long to wait. The caller
+// dispatches.
+func (s *subscription) settle(d *delivery, acked bool, after time.Duration) {
 	g := s.group
 	s.remove(d)
 	if acked {
 		g.window.Ack(d.ticket)
 		s.topic.settled()
-	} else if until, ok := g.window.Nack(d.ticket, time.Now()); ok {
+	} else if now := time.Now(); after > 0 {
+		if until := now.Add(after); g.window.NackUntil(d.ticket, until) {
+			g.alarm(until)
+		}
+	} else if until, ok := g.window.Nack(d.ticket, now); ok {
 		g.alarm(until)
 	}
 	d.end()

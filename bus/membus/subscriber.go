@@ -246,7 +246,7 @@ func (s *subscription) drop() {
 		next := d.next
 		select {
 		case <-d.msg.Acked():
-			s.settle(d, true)
+			s.settle(d, true, 0)
 		default:
 		}
 		d = next

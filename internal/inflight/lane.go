@@ -86,6 +86,17 @@ func (l *lane[T]) each(yield func(T) bool) bool {
 // filter drops the entries that match and reports whether the head was one.
 // The lane may be empty afterwards.
 func (l *lane[T]) filter(match func(T) bool) (headGone bool) {
+	l.filterRest(match)
+	if !match(l.head) {
+		return false
+	}
+	l.pop()
+	return true
+}
+
+// filterRest drops the entries after the head that match, and tells how many.
+func (l *lane[T]) filterRest(match func(T) bool) (dropped int) {
+	before := l.n
 	kept := l.rest[:0]
 	for _, v := range l.rest[l.first:] {
 		if !match(v) {
@@ -95,11 +106,7 @@ func (l *lane[T]) filter(match func(T) bool) (headGone bool) {
 	clear(l.rest[len(kept):])
 	l.rest, l.first = kept, 0
 	l.n = 1 + len(kept)
-	if !match(l.head) {
-		return false
-	}
-	l.pop()
-	return true
+	return before - l.n
 }
 
 // list is a doubly linked list of lanes. A lane in it is ready; the one list

@@ -150,6 +150,54 @@ func TestWindowFollowsTheModel(t *testing.T) {
 					t.Fatalf("Nack: until %v, want %v", until, l.until)
 				}
 			},
+			"nack until": func(t *rapid.T) {
+				i := pick(t)
+				mt := modelTickets[i]
+				until := now.Add(time.Duration(rapid.IntRange(-5, 100).Draw(t, "pause")))
+				if ok := w.NackUntil(tickets[i], until); ok != mt.good() {
+					t.Fatalf("NackUntil: %v, want %v", ok, mt.good())
+				}
+				if l := mt.lane; mt.good() {
+					l.out, l.paused, l.until = false, true, until
+					order++
+					l.order = order
+				}
+			},
+			"drop waiting": func(t *rapid.T) {
+				mod := rapid.IntRange(1, 7).Draw(t, "every")
+				match := func(v int) bool { return v%mod == 0 }
+				// Lanes that are out keep their heads; the others' heads go, and what is
+				// below drop says about the order does not arise: one at a time is dropped
+				// from lanes that are ready or out.
+				for _, l := range m.lanes {
+					if l.paused && match(l.entries[0]) {
+						t.Skip("a paused head would go")
+					}
+				}
+				want := 0
+				for _, l := range slices.Clone(m.lanes) {
+					n := len(l.entries)
+					if l.out {
+						head := l.entries[0]
+						l.entries = append([]int{head}, slices.DeleteFunc(l.entries[1:], match)...)
+						want += n - len(l.entries)
+						continue
+					}
+					headGone := match(l.entries[0])
+					l.entries = slices.DeleteFunc(l.entries, match)
+					want += n - len(l.entries)
+					if headGone {
+						l.nacks = 0
+					}
+					if len(l.entries) == 0 {
+						m.ready = slices.DeleteFunc(m.ready, func(x *modelLane) bool { return x == l })
+						m.lanes = slices.DeleteFunc(m.lanes, func(x *modelLane) bool { return x == l })
+					}
+				}
+				if got := w.DropWaiting(match); got != want {
+					t.Fatalf("DropWaiting: %d, want %d", got, want)
+				}
+			},
 			"tick": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 50).Draw(t, "passed")))
 				var due []*modelLane

@@ -134,12 +134,28 @@ func (w *Window[T]) Nack(t Ticket[T], now time.Time) (until time.Time, ok bool) 
 	l := t.lane
 	w.outs.remove(l)
 	l.nacks++
-	l.until = now.Add(w.pause(l.nacks))
+	w.rest(l, now.Add(w.pause(l.nacks)))
+	return l.until, true
+}
+
+// NackUntil is Nack with an end of the pause that the caller chooses. It does not
+// count as one of the nacks in a row.
+func (w *Window[T]) NackUntil(t Ticket[T], until time.Time) bool {
+	if !t.Good() {
+		return false
+	}
+	w.outs.remove(t.lane)
+	w.rest(t.lane, until)
+	return true
+}
+
+// rest makes a lane, which is in no list, pause.
+func (w *Window[T]) rest(l *lane[T], until time.Time) {
+	l.until = until
 	l.place = isPaused
 	w.paused.order++
 	l.order = w.paused.order
 	heap.Push(&w.paused, l)
-	return l.until, true
 }
 
 // pause returns MinPause doubled nacks-1 times, at most MaxPause.
@@ -184,8 +200,20 @@ func (w *Window[T]) Return(ts ...Ticket[T]) (good int) {
 // Drop forgets the entries that match, also those that are out, whose tickets
 // are no longer good: a partition now belongs to somebody else. It returns how
 // many there were. It takes time proportional to Len.
-func (w *Window[T]) Drop(match func(T) bool) (dropped int) {
+func (w *Window[T]) Drop(match func(T) bool) (dropped int) { return w.drop(match, false) }
+
+// DropWaiting is Drop, but leaves the entries that are out: a partition that is
+// about to belong to somebody else, once they are settled.
+func (w *Window[T]) DropWaiting(match func(T) bool) (dropped int) { return w.drop(match, true) }
+
+func (w *Window[T]) drop(match func(T) bool, keepOut bool) (dropped int) {
 	for _, l := range w.all() {
+		if keepOut && l.place == isOut {
+			n := l.filterRest(match)
+			dropped += n
+			w.size -= n
+			continue
+		}
 		before := l.n
 		headGone := l.filter(match)
 		gone := before - l.n
