@@ -30,7 +30,7 @@ func hungUp(raw syscall.RawConn) bool {
 	err := raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		up = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK //nolint:errorlint // a bare number
+		up = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
 		return true
 	})
 	return err != nil || !up

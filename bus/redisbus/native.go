@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/aura360/eventbus/bus/driver"
 )
@@ -17,6 +18,8 @@ type Native struct {
 	topics  sync.Map // of string to *topic
 	sender  *sender  // publishing to one server, or the master behind Sentinels
 	cluster *Backend // publishing to a Cluster; one of the two is nil
+
+	held atomic.Pointer[[]driver.HeldBack] // what trimming saw
 
 	mu      sync.Mutex // guards all below
 	closed  bool
@@ -32,6 +35,13 @@ type nativeSubscriber interface {
 	Close() error
 	cut() // ends what waits for the server, from any goroutine
 }
+
+var (
+	_ driver.Provisioner     = (*Native)(nil)
+	_ driver.Auditor         = (*Native)(nil)
+	_ driver.Inspector       = (*Native)(nil)
+	_ driver.StorageReporter = (*Native)(nil)
+)
 
 // OpenNative returns a backend. It does no I/O, so it succeeds while Redis is
 // down: Ping tells. An error is one of cfg, and contains no password.
@@ -54,6 +64,7 @@ func OpenNative(cfg Config) (*Native, error) {
 		})
 	}
 	n.run(ctx, n.watchPartitions)
+	n.run(ctx, n.watchStorage)
 	return n, nil
 }
 

@@ -43,7 +43,6 @@ func benchURL(b *testing.B) string {
 	return brokertest.StartRedis(b, brokertest.RedisOptions{Fsync: "everysec"}).URL
 }
 
-
 type publishFunc func(ctx context.Context, topic string, msgs ...*message.Message) error
 
 // publishers are the native build, the adapter alone, and go-redis alone with
@@ -69,7 +68,9 @@ func publishers(b *testing.B) map[string]publishFunc {
 	b.Cleanup(func() { _ = n.Close(context.Background()) })
 	return map[string]publishFunc{
 		"native": n.Publish,
-		"stock":  func(_ context.Context, topic string, msgs ...*message.Message) error { return stock.Publish(topic, msgs...) },
+		"stock": func(_ context.Context, topic string, msgs ...*message.Message) error {
+			return stock.Publish(topic, msgs...)
+		},
 		"bare": func(ctx context.Context, topic string, msgs ...*message.Message) error {
 			_, err := bare.Pipelined(ctx, func(p redis.Pipeliner) error {
 				for _, m := range msgs {

@@ -2,6 +2,7 @@ package redisbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -36,6 +37,14 @@ func partitionStream(topic string, i int) string {
 	return topic + ":p" + strconv.Itoa(i)
 }
 
+func streamsOf(topic string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = partitionStream(topic, i)
+	}
+	return out
+}
+
 // checkTopic refuses names that no topic can have.
 func checkTopic(topic string) error {
 	if topic == "" {
@@ -59,6 +68,7 @@ type topic struct {
 type partitioned struct {
 	streams  []string
 	prefixes [][]byte // how an XADD to each begins
+	recorded bool     // by a record that was there; else there is none, and it counts as one
 }
 
 // partitions returns how many partitions a topic has, 1 to 1000. The first call
@@ -112,42 +122,58 @@ func (n *Native) refreshPartitions(ctx context.Context, name string) (int, error
 	return len(p.streams), nil
 }
 
-// readPartitions reads the record of a topic, or makes it.
+// readPartitions reads the record of a topic, or makes it where that is allowed.
 func (n *Native) readPartitions(ctx context.Context, name string, t *topic) (*partitioned, error) {
-	was := t.parts.Load()
-	count, err := n.admin.HGet(ctx, n.topicKey(name), fieldPartitions).Result()
-	if err == redis.Nil && n.cfg.Provision.Create { //nolint:errorlint // go-redis returns it bare
-		want := n.cfg.Provision.Partitions
-		if was != nil {
-			want = len(was.streams)
-		}
-		count, err = n.recordPartitions(ctx, name, want)
+	if n.cfg.Provision.Create {
+		return n.readPartitionsOr(ctx, name, t, n.cfg.Provision.Partitions)
 	}
-	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare
-		count, err = "1", nil
+	return n.readPartitionsOr(ctx, name, t, 0)
+}
+
+// readPartitionsOr reads the record of a topic. One that is missing counts as
+// what is remembered, or else as one partition, and with want above 0 it is made:
+// of what is remembered, or else of want.
+func (n *Native) readPartitionsOr(ctx context.Context, name string, t *topic, want int) (*partitioned, error) {
+	was := t.parts.Load()
+	recorded := true
+	count, err := n.admin.HGet(ctx, n.topicKey(name), fieldPartitions).Result()
+	if errors.Is(err, redis.Nil) {
+		count, err, recorded = "1", nil, false
+		if was != nil && was.recorded {
+			count, recorded = strconv.Itoa(len(was.streams)), true
+		}
+		if want > 0 {
+			if recorded {
+				want = len(was.streams)
+			}
+			count, err = n.recordPartitions(ctx, name, want)
+			recorded = true
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the number of partitions: %w", err)
 	}
 	have, err := strconv.Atoi(count)
 	if err != nil || have < 1 || have > maxPartitions {
-		return nil, fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
+		return nil, n.badRecord(name, count)
 	}
-	if was != nil && len(was.streams) == have {
+	if was != nil && len(was.streams) == have && was.recorded == recorded {
 		return was, nil
 	}
-	p := &partitioned{}
-	for i := range have {
-		stream := partitionStream(name, i)
-		p.streams = append(p.streams, stream)
+	p := &partitioned{streams: streamsOf(name, have), recorded: recorded}
+	for _, stream := range p.streams {
 		p.prefixes = append(p.prefixes, xaddPrefix(stream, n.cfg.Provision.Create))
 	}
 	t.parts.Store(p)
-	if was != nil {
+	if was != nil && len(was.streams) != have {
 		n.cfg.Log.Info("the topic has another number of partitions", "backend", n.Name(), "topic", name,
 			"from", len(was.streams), "to", have)
 	}
 	return p, nil
+}
+
+func (n *Native) badRecord(name, count string) error {
+	return fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
 }
 
 // recordPartitions makes the record of a topic that has none, and returns what

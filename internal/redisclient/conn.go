@@ -56,6 +56,9 @@ func (c *Conn) Timeouts() (read, write time.Duration) {
 	return read, write
 }
 
+// NetConn returns the connection itself.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
 // Close closes the connection.
 func (c *Conn) Close() error { return errors.Join(c.client.Close(), ignoreClosed(c.Conn.Close())) }
 
