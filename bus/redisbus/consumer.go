@@ -24,8 +24,8 @@ type consumer struct {
 	n      *Native
 	topic  string
 	group  string
-	member string // its name among the members
-	lease  time.Duration
+	member string        // its name among the members
+	ttl    time.Duration // how long a member may be silent
 
 	stream *delivery.Stream[entry]
 	acks   *settlements
@@ -40,7 +40,7 @@ type consumer struct {
 	ended   sync.Once
 
 	mu         sync.Mutex // taken before the stream's and before that of acks
-	partitions []*partition
+	partitions []*lease
 	readers    map[*reader]struct{}
 	changed    chan struct{} // closed when the readers have to look again
 	leaving    bool          // partitions are given back, none is taken
@@ -48,9 +48,9 @@ type consumer struct {
 	status     status
 }
 
-// partition is one stream, as the consumer sees it. All but the names is guarded
+// lease is one partition, as the consumer sees it. All but the names is guarded
 // by the consumer's mu.
-type partition struct {
+type lease struct {
 	index  int
 	stream string
 	key    string // of the owner
@@ -99,7 +99,7 @@ type status struct {
 // consume starts a subscription.
 func (n *Native) consume(ctx context.Context, group, topic string, opts driver.SubscriberOptions) *consumer {
 	c := &consumer{
-		n: n, topic: topic, group: group, lease: n.lease,
+		n: n, topic: topic, group: group, ttl: n.leaseTTL,
 		member:  watermill.NewULID() + "-" + opts.Instance, // sorts by time
 		poke:    make(chan struct{}, 1),
 		retired: make(chan struct{}),
@@ -107,8 +107,8 @@ func (n *Native) consume(ctx context.Context, group, topic string, opts driver.S
 		readers: map[*reader]struct{}{},
 		changed: make(chan struct{}),
 	}
-	if c.lease == 0 {
-		c.lease = defaultLease
+	if c.ttl == 0 {
+		c.ttl = defaultLease
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.acks = newSettlements(c)

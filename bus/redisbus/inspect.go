@@ -3,10 +3,8 @@ package redisbus
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/aura360/eventbus/bus/driver"
@@ -34,13 +32,7 @@ func (s *server) ensure(ctx context.Context, topic string) error {
 	default:
 		return fmt.Errorf("%w: the key holds a %s, not a stream", driver.ErrPermanent, kind)
 	}
-	// Redis creates an empty stream only together with a group, and keeps it
-	// when the group goes.
-	group := "eventbus-create-" + watermill.NewShortUUID()
-	if err := s.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err(); err != nil {
-		return err
-	}
-	return s.admin.XGroupDestroy(ctx, topic, group).Err()
+	return s.createStream(ctx, topic)
 }
 
 const (
@@ -67,7 +59,7 @@ func (b *Backend) Lag(ctx context.Context, topic, group string) (lag int64, know
 func (b *Backend) lag(ctx context.Context, topic, group string) (int64, bool, error) {
 	groups, err := b.admin.XInfoGroups(ctx, topic).Result()
 	if err != nil {
-		if isReply(err) && strings.Contains(err.Error(), "no such key") {
+		if isNoKey(err) {
 			return 0, false, nil
 		}
 		return 0, false, err
@@ -76,12 +68,9 @@ func (b *Backend) lag(ctx context.Context, topic, group string) (int64, bool, er
 		if g.Name != group {
 			continue
 		}
-		unread := g.Lag
-		// An old server says nothing, which reads as 0 entries read and 0 behind.
-		if g.Lag < 0 || g.Lag == 0 && g.EntriesRead == 0 {
-			if unread, err = b.countAfter(ctx, topic, g.LastDeliveredID); err != nil {
-				return 0, false, err
-			}
+		unread, err := b.unread(ctx, topic, g)
+		if err != nil {
+			return 0, false, err
 		}
 		return unread + g.Pending, true, nil
 	}

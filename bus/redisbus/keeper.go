@@ -49,7 +49,7 @@ type keeper struct {
 // keep is the keeper.
 func (c *consumer) keep() {
 	defer close(c.left)
-	k := &keeper{c: c, roster: newRoster(c.member, c.lease)}
+	k := &keeper{c: c, roster: newRoster(c.member, c.ttl)}
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
@@ -63,7 +63,7 @@ func (c *consumer) keep() {
 			return
 		}
 		// A look that failed is repeated at the same pace.
-		tick.Reset(c.lease / looksPerLease)
+		tick.Reset(c.ttl / looksPerLease)
 	}
 }
 
@@ -74,7 +74,7 @@ func (k *keeper) look() (left bool) {
 	if time.Now().After(k.until) {
 		c.suspend()
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.lease/4)
+	ctx, cancel := context.WithTimeout(c.ctx, c.ttl/4)
 	defer cancel()
 	err := k.see(ctx)
 	if err == nil {
@@ -118,7 +118,7 @@ func (k *keeper) see(ctx context.Context) error {
 	c.mu.Unlock()
 	sent := time.Now()
 	var all *redis.MapStringStringCmd
-	count := sent.Sub(k.beat) >= c.lease/beatsPerLease || step < 0
+	count := sent.Sub(k.beat) >= c.ttl/beatsPerLease || step < 0
 	_, err := c.n.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
 		if count {
 			if step < 0 { // from what it was to something negative
@@ -139,7 +139,7 @@ func (k *keeper) see(ctx context.Context) error {
 		counts[m], _ = strconv.ParseInt(v, 10, 64) // what is no number is a member that never counts
 	}
 	if count {
-		k.beat, k.until = sent, sent.Add(trusted(c.lease))
+		k.beat, k.until = sent, sent.Add(trusted(c.ttl))
 	}
 	if _, there := counts[c.member]; !there {
 		k.beat = time.Time{} // forgotten: count at the next look
@@ -161,14 +161,15 @@ func (k *keeper) see(ctx context.Context) error {
 
 // refreshTopic takes note of partitions that are new.
 func (c *consumer) refreshTopic(ctx context.Context) error {
-	streams, err := c.n.streams(ctx, c.topic)
+	topic, err := c.n.topic(ctx, c.topic)
 	if err != nil {
 		return err
 	}
+	streams := topic.streams
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := len(c.partitions); i < len(streams); i++ {
-		p := &partition{index: i, stream: streams[i], key: c.ownerKey(streams[i])}
+		p := &lease{index: i, stream: streams[i], key: c.ownerKey(streams[i])}
 		c.partitions = append(c.partitions, p)
 		if c.n.clustered() {
 			c.startReader(p)
@@ -182,7 +183,7 @@ func (k *keeper) decide(ctx context.Context) error {
 	c := k.c
 	c.mu.Lock()
 	living := k.roster.living(c.leaving)
-	var ask []*partition
+	var ask []*lease
 	for _, p := range c.partitions {
 		if p.state != free || assignee(c.topic, p.index, living) == c.member {
 			ask = append(ask, p)
@@ -217,7 +218,7 @@ func (k *keeper) decide(ctx context.Context) error {
 
 // step does for one partition what is next. value is what its owner key says,
 // there whether it is there.
-func (k *keeper) step(ctx context.Context, p *partition, value string, there, mine bool) error {
+func (k *keeper) step(ctx context.Context, p *lease, value string, there, mine bool) error {
 	c := k.c
 	c.mu.Lock()
 	state, token := p.state, p.token
@@ -278,7 +279,7 @@ func (k *keeper) step(ctx context.Context, p *partition, value string, there, mi
 
 // swap changes an owner key from what it was seen to say. It returns false when
 // it says something else by now.
-func (c *consumer) swap(ctx context.Context, p *partition, was string, there bool, to owner) (bool, error) {
+func (c *consumer) swap(ctx context.Context, p *lease, was string, there bool, to owner) (bool, error) {
 	same := true
 	err := c.n.admin.Watch(ctx, func(tx *redis.Tx) error {
 		now, err := tx.Get(ctx, p.key).Result()
@@ -304,7 +305,7 @@ func (c *consumer) swap(ctx context.Context, p *partition, was string, there boo
 }
 
 // took takes note that a partition is ours.
-func (c *consumer) took(p *partition, token owner) {
+func (c *consumer) took(p *lease, token owner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.state, p.token = owned, token
@@ -313,7 +314,7 @@ func (c *consumer) took(p *partition, token owner) {
 }
 
 // open makes a partition that is ours ready to be read.
-func (c *consumer) open(ctx context.Context, p *partition) error {
+func (c *consumer) open(ctx context.Context, p *lease) error {
 	created, err := c.createGroup(ctx, p)
 	var claims []string
 	if err == nil {
@@ -350,7 +351,7 @@ func (c *consumer) open(ctx context.Context, p *partition) error {
 
 // createGroup creates the group on a stream, and the stream if that is allowed.
 // It tells whether the group was not there.
-func (c *consumer) createGroup(ctx context.Context, p *partition) (bool, error) {
+func (c *consumer) createGroup(ctx context.Context, p *lease) (bool, error) {
 	var err error
 	if c.n.cfg.Provision.Create {
 		err = c.n.admin.XGroupCreateMkStream(ctx, p.stream, c.group, "0").Err()
@@ -373,7 +374,7 @@ const maxClaims = 10 * claimBatch
 
 // abandoned returns what members that are no native ones have had in their hands
 // for longer than ClaimAfter. Native ones show signs of life, see tidy.
-func (c *consumer) abandoned(ctx context.Context, p *partition) ([]string, error) {
+func (c *consumer) abandoned(ctx context.Context, p *lease) ([]string, error) {
 	all, err := c.n.admin.XPending(ctx, p.stream, c.group).Result()
 	if err != nil {
 		return nil, fmt.Errorf("look for abandoned entries of %s: %w", p.stream, err)
@@ -416,7 +417,7 @@ func (c *consumer) tend() {
 			return
 		}
 		c.mu.Lock()
-		var all []*partition
+		var all []*lease
 		for _, p := range c.partitions {
 			if p.state == held || p.state == recalling {
 				all = append(all, p)
@@ -434,7 +435,7 @@ func (c *consumer) tend() {
 
 // tidy starts the idle time of what is held here anew, so that no stock member
 // of the group takes it for abandoned, and looks for what others abandoned.
-func (c *consumer) tidy(p *partition) error {
+func (c *consumer) tidy(p *lease) error {
 	ctx, cancel := context.WithTimeout(c.ctx, c.n.cfg.ClaimAfter/4)
 	defer cancel()
 	c.mu.Lock()
@@ -461,7 +462,7 @@ func (c *consumer) tidy(p *partition) error {
 }
 
 // lose takes note that a partition is another's.
-func (c *consumer) lose(p *partition) {
+func (c *consumer) lose(p *lease) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.state == free {
@@ -482,7 +483,7 @@ func (c *consumer) lose(p *partition) {
 // suspend stops delivering: for all we know others think that we are dead.
 func (c *consumer) suspend() {
 	c.mu.Lock()
-	var all []*partition
+	var all []*lease
 	for _, p := range c.partitions {
 		if p.state == held || p.state == doubted {
 			all = append(all, p)
@@ -497,7 +498,7 @@ func (c *consumer) suspend() {
 // giveBack ends delivering of a partition, waits for what the consumer has in
 // his hands and for its acks, and then, with release, makes the partition
 // nobody's. Else it is to be opened again.
-func (c *consumer) giveBack(p *partition, release bool) {
+func (c *consumer) giveBack(p *lease, release bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.state == free || p.state == recalling {

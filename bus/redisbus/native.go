@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aura360/eventbus/bus/driver"
@@ -15,14 +16,18 @@ import (
 type Native struct {
 	*server
 
-	topics sync.Map // of string to *topic
+	topics  sync.Map // of string to *topic
+	sender  *sender  // publishing to one server, or the master behind Sentinels
+	cluster *Backend // publishing to a Cluster; one of the two is nil
+
+	held atomic.Pointer[[]driver.HeldBack] // what trimming saw
 
 	mu      sync.Mutex // guards all below
 	closed  bool
 	sending sync.WaitGroup // Publish calls; Add only under mu and before closed
 	subs    map[nativeSubscriber]struct{}
 
-	lease time.Duration // how long a member may be silent, 0 for the default; tests shorten it
+	leaseTTL time.Duration // how long a member may be silent, 0 for the default; tests shorten it
 
 	stop    context.CancelFunc // ends what runs in the background
 	running sync.WaitGroup     // that
@@ -34,6 +39,13 @@ type nativeSubscriber interface {
 	cut() // ends what waits for the server, from any goroutine
 }
 
+var (
+	_ driver.Provisioner     = (*Native)(nil)
+	_ driver.Auditor         = (*Native)(nil)
+	_ driver.Inspector       = (*Native)(nil)
+	_ driver.StorageReporter = (*Native)(nil)
+)
+
 // OpenNative returns a backend. It does no I/O, so it succeeds while Redis is
 // down: Ping tells. An error is one of cfg, and contains no password.
 func OpenNative(cfg Config) (*Native, error) {
@@ -43,7 +55,19 @@ func OpenNative(cfg Config) (*Native, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &Native{server: srv, subs: map[nativeSubscriber]struct{}{}, stop: stop}
+	if n.opts.Kind() == "cluster" {
+		if n.cluster, err = Open(cfg); err != nil {
+			return nil, errors.Join(err, n.admin.Close())
+		}
+	} else {
+		n.sender = newSender(func(ctx context.Context) (connection, error) {
+			ctx, cancel := context.WithTimeout(ctx, n.cfg.DialTimeout+n.cfg.Timeout)
+			defer cancel()
+			return n.opts.Dial(ctx)
+		})
+	}
 	n.run(ctx, n.watchPartitions)
+	n.run(ctx, n.watchStorage)
 	return n, nil
 }
 
@@ -90,7 +114,7 @@ func (n *Native) Close(ctx context.Context) error {
 			closing.Go(func() { errs[i] = s.Close() })
 		}
 		closing.Wait()
-		err := closed(n.admin.Close())
+		err := errors.Join(n.closePublishing(ctx), closed(n.admin.Close()))
 		n.running.Wait()
 		done <- errors.Join(append(errs, err)...)
 	}()
@@ -101,9 +125,22 @@ func (n *Native) Close(ctx context.Context) error {
 		for _, s := range subs {
 			s.cut()
 		}
+		if n.cluster != nil {
+			_ = n.cluster.Close(ctx) // which cuts, since ctx ended
+		} else {
+			n.sender.cut()
+		}
 		_ = n.admin.Close()
 		return n.fail("close", context.Cause(ctx))
 	}
+}
+
+func (n *Native) closePublishing(ctx context.Context) error {
+	if n.cluster != nil {
+		return n.cluster.Close(ctx)
+	}
+	n.sender.close()
+	return nil
 }
 
 // begin admits a call of Publish, until n.sending.Done.

@@ -30,24 +30,24 @@ type settlements struct {
 	sent sync.WaitGroup
 
 	mu      sync.Mutex
-	owed    map[*partition][]streamID
-	count   int                // in owed
-	unsent  map[*partition]int // owed or on their way
-	changed chan struct{}      // closed when unsent has become less; nil when nobody waits
-	urgent  int                // who waits
+	owed    map[*lease][]streamID
+	count   int            // in owed
+	unsent  map[*lease]int // owed or on their way
+	changed chan struct{}  // closed when unsent has become less; nil when nobody waits
+	urgent  int            // who waits
 }
 
 func newSettlements(c *consumer) *settlements {
 	s := &settlements{
 		c: c, wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		owed: map[*partition][]streamID{}, unsent: map[*partition]int{},
+		owed: map[*lease][]streamID{}, unsent: map[*lease]int{},
 	}
 	s.sent.Go(s.run)
 	return s
 }
 
 // add owes an ack. It never blocks.
-func (s *settlements) add(p *partition, id streamID) {
+func (s *settlements) add(p *lease, id streamID) {
 	s.mu.Lock()
 	s.owed[p] = append(s.owed[p], id)
 	s.unsent[p]++
@@ -68,7 +68,7 @@ func (s *settlements) poke() {
 
 // flush waits until the server has taken the acks of p, of all partitions when p
 // is nil, or ctx ends.
-func (s *settlements) flush(ctx context.Context, p *partition) error {
+func (s *settlements) flush(ctx context.Context, p *lease) error {
 	s.mu.Lock()
 	s.urgent++
 	defer func() {
@@ -166,11 +166,11 @@ func (s *settlements) run() {
 func (s *settlements) pay() error {
 	s.mu.Lock()
 	owed := s.owed
-	s.owed, s.count = make(map[*partition][]streamID, len(owed)), 0
+	s.owed, s.count = make(map[*lease][]streamID, len(owed)), 0
 	s.mu.Unlock()
 
 	type round struct {
-		p   *partition
+		p   *lease
 		ids []streamID
 		cmd *redis.IntCmd
 	}

@@ -2,6 +2,7 @@ package redisbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -36,6 +37,14 @@ func partitionStream(topic string, i int) string {
 	return topic + ":p" + strconv.Itoa(i)
 }
 
+func streamsOf(topic string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = partitionStream(topic, i)
+	}
+	return out
+}
+
 // checkTopic refuses names that no topic can have.
 func checkTopic(topic string) error {
 	if topic == "" {
@@ -51,8 +60,15 @@ func checkTopic(topic string) error {
 
 // topic is what is known of one topic.
 type topic struct {
-	mu      sync.Mutex               // held while the record is read for the first time
-	streams atomic.Pointer[[]string] // by partition; nil before that. Never changed, only replaced
+	mu    sync.Mutex                  // held while the record is read for the first time
+	parts atomic.Pointer[partitioned] // nil before that
+}
+
+// partitioned is a topic's partitions. It never changes.
+type partitioned struct {
+	streams  []string
+	prefixes [][]byte // how an XADD to each begins
+	recorded bool     // by a record that was there; else there is none, and it counts as one
 }
 
 // partitions returns how many partitions a topic has, 1 to 1000. The first call
@@ -62,84 +78,102 @@ type topic struct {
 //
 // A topic without a record has one partition where creating is not allowed.
 func (n *Native) partitions(ctx context.Context, name string) (int, error) {
-	streams, err := n.streams(ctx, name)
-	return len(streams), err
+	p, err := n.topic(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	return len(p.streams), nil
 }
 
-// streams is partitions, as the names of the streams. The caller must not change
-// the slice.
-func (n *Native) streams(ctx context.Context, name string) ([]string, error) {
+// topic is partitions, with the names of the streams.
+func (n *Native) topic(ctx context.Context, name string) (*partitioned, error) {
 	if v, ok := n.topics.Load(name); ok {
-		if s := v.(*topic).streams.Load(); s != nil {
-			return *s, nil
+		if p := v.(*topic).parts.Load(); p != nil {
+			return p, nil
 		}
 	}
 	if err := checkTopic(name); err != nil {
 		return nil, err
 	}
 	v, _ := n.topics.LoadOrStore(name, &topic{})
-	_, err := bounded(ctx, func() (struct{}, error) {
+	return bounded(ctx, func() (*partitioned, error) {
 		t := v.(*topic)
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.streams.Load() != nil {
-			return struct{}{}, nil
+		if p := t.parts.Load(); p != nil {
+			return p, nil
 		}
-		return struct{}{}, n.readPartitions(ctx, name, t)
+		return n.readPartitions(ctx, name, t)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return *v.(*topic).streams.Load(), nil
 }
 
-// refreshPartitions reads the record of a topic again, and makes it again as
+// refreshPartitions is partitions with the record read again, and made again as
 // remembered where it is gone and creating is allowed. For one who noticed that
-// something is not as it was: a group or stream is missing.
+// something is not as it was: a group or a stream is missing.
 func (n *Native) refreshPartitions(ctx context.Context, name string) (int, error) {
-	if _, err := n.streams(ctx, name); err != nil {
+	if _, err := n.topic(ctx, name); err != nil {
 		return 0, err
 	}
 	v, _ := n.topics.Load(name)
-	t := v.(*topic)
-	_, err := bounded(ctx, func() (struct{}, error) { return struct{}{}, n.readPartitions(ctx, name, t) })
-	return len(*t.streams.Load()), err
+	p, err := bounded(ctx, func() (*partitioned, error) { return n.readPartitions(ctx, name, v.(*topic)) })
+	if err != nil {
+		return 0, err
+	}
+	return len(p.streams), nil
 }
 
-// readPartitions reads the record of a topic, or makes it.
-func (n *Native) readPartitions(ctx context.Context, name string, t *topic) error {
-	count, err := n.admin.HGet(ctx, n.topicKey(name), fieldPartitions).Result()
-	if err == redis.Nil && n.cfg.Provision.Create { //nolint:errorlint // go-redis returns it bare
-		want := n.cfg.Provision.Partitions
-		if s := t.streams.Load(); s != nil {
-			want = len(*s)
-		}
-		count, err = n.recordPartitions(ctx, name, want)
+// readPartitions reads the record of a topic, or makes it where that is allowed.
+func (n *Native) readPartitions(ctx context.Context, name string, t *topic) (*partitioned, error) {
+	if n.cfg.Provision.Create {
+		return n.readPartitionsOr(ctx, name, t, n.cfg.Provision.Partitions)
 	}
-	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare
-		count, err = "1", nil
+	return n.readPartitionsOr(ctx, name, t, 0)
+}
+
+// readPartitionsOr reads the record of a topic. One that is missing counts as
+// what is remembered, or else as one partition, and with want above 0 it is made:
+// of what is remembered, or else of want.
+func (n *Native) readPartitionsOr(ctx context.Context, name string, t *topic, want int) (*partitioned, error) {
+	was := t.parts.Load()
+	recorded := true
+	count, err := n.admin.HGet(ctx, n.topicKey(name), fieldPartitions).Result()
+	if errors.Is(err, redis.Nil) {
+		count, err, recorded = "1", nil, false
+		if was != nil && was.recorded {
+			count, recorded = strconv.Itoa(len(was.streams)), true
+		}
+		if want > 0 {
+			if recorded {
+				want = len(was.streams)
+			}
+			count, err = n.recordPartitions(ctx, name, want)
+			recorded = true
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("read the number of partitions: %w", err)
+		return nil, fmt.Errorf("read the number of partitions: %w", err)
 	}
 	have, err := strconv.Atoi(count)
 	if err != nil || have < 1 || have > maxPartitions {
-		return fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
+		return nil, n.badRecord(name, count)
 	}
-	was := t.streams.Load()
-	if was != nil && len(*was) == have {
-		return nil
+	if was != nil && len(was.streams) == have && was.recorded == recorded {
+		return was, nil
 	}
-	streams := make([]string, have)
-	for i := range streams {
-		streams[i] = partitionStream(name, i)
+	p := &partitioned{streams: streamsOf(name, have), recorded: recorded}
+	for _, stream := range p.streams {
+		p.prefixes = append(p.prefixes, xaddPrefix(stream, n.cfg.Provision.Create))
 	}
-	t.streams.Store(&streams)
-	if was != nil {
+	t.parts.Store(p)
+	if was != nil && len(was.streams) != have {
 		n.cfg.Log.Info("the topic has another number of partitions", "backend", n.Name(), "topic", name,
-			"from", len(*was), "to", have)
+			"from", len(was.streams), "to", have)
 	}
-	return nil
+	return p, nil
+}
+
+func (n *Native) badRecord(name, count string) error {
+	return fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
 }
 
 // recordPartitions makes the record of a topic that has none, and returns what
@@ -172,10 +206,10 @@ func (n *Native) watchPartitions(ctx context.Context) {
 		}
 		n.topics.Range(func(k, v any) bool {
 			name, t := k.(string), v.(*topic)
-			if t.streams.Load() == nil {
+			if t.parts.Load() == nil {
 				return true
 			}
-			if err := n.readPartitions(ctx, name, t); err != nil && ctx.Err() == nil {
+			if _, err := n.readPartitions(ctx, name, t); err != nil && ctx.Err() == nil {
 				n.cfg.Log.Debug("reading the number of partitions failed", "backend", n.Name(), "topic", name, "error", err.Error())
 			}
 			return ctx.Err() == nil

@@ -40,7 +40,7 @@ const (
 // own. When there is nothing to read it waits with XREAD, which takes nothing.
 type reader struct {
 	c    *consumer
-	only *partition // in a Cluster, else nil: all
+	only *lease // in a Cluster, else nil: all
 
 	client *redis.Client // guarded by c.mu
 	err    error         // why it does not read; guarded by c.mu
@@ -54,7 +54,7 @@ type reader struct {
 
 // watch is an owner key with what it said.
 type watch struct {
-	p     *partition
+	p     *lease
 	token owner
 }
 
@@ -79,7 +79,7 @@ type reading struct {
 func (n *Native) clustered() bool { return n.opts.Kind() == "cluster" }
 
 // startReader starts a reader. c.mu is held.
-func (c *consumer) startReader(only *partition) {
+func (c *consumer) startReader(only *lease) {
 	r := &reader{c: c, only: only}
 	c.readers[r] = struct{}{}
 	c.work.Go(r.run)
@@ -378,7 +378,7 @@ func (r *reader) parse(all *reply, q *reading) error {
 	var items func() error
 	each := func(id streamID, fields [][]byte) {
 		q.n++
-		if q.last.less(id) {
+		if q.last.compare(id) < 0 {
 			q.last = id
 		}
 		if fields == nil {
@@ -434,7 +434,7 @@ func (r *reader) take(rs []*reading) {
 			p.claims, p.claimed = p.claims[len(q.claims):], false
 			// What is later than last comes with the history, in its place.
 			all := len(q.got)
-			q.got = slices.DeleteFunc(q.got, func(it delivery.Item[entry]) bool { return p.last.less(it.Value.id) })
+			q.got = slices.DeleteFunc(q.got, func(it delivery.Item[entry]) bool { return p.last.compare(it.Value.id) < 0 })
 			p.history = p.history || len(q.got) < all
 		}
 		c.stream.Add(q.got...)
