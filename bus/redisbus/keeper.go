@@ -130,10 +130,20 @@ func (k *keeper) see(ctx context.Context) error {
 		all = p.HGetAll(ctx, key)
 		return nil
 	})
-	if err != nil {
+	full := isFull(err)
+	if err != nil && !full {
 		return fmt.Errorf("read the group's members: %w", err)
 	}
 	received := time.Now()
+	if full {
+		// Memory is full. The server lets us read and ack, and consuming is what makes
+		// room: so this counts as a count. Nobody can take a partition meanwhile, and
+		// nobody who fares like us holds it against another that he is silent.
+		c.mu.Lock()
+		c.noted(err)
+		c.mu.Unlock()
+		k.roster.last = time.Time{}
+	}
 	counts := make(map[string]int64, len(all.Val()))
 	for m, v := range all.Val() {
 		counts[m], _ = strconv.ParseInt(v, 10, 64) // what is no number is a member that never counts
@@ -514,7 +524,7 @@ func (c *consumer) giveBack(p *lease, release bool) {
 		err := c.acks.flush(ctx, p)
 		for err == nil && release {
 			_, err = c.swap(ctx, p, token.String(), true, owner{gen: token.gen})
-			if err == nil {
+			if err == nil || isFull(err) {
 				break
 			}
 			err = pause(ctx, ackRetry)
@@ -526,7 +536,8 @@ func (c *consumer) giveBack(p *lease, release bool) {
 		}
 		p.stop = nil
 		p.state, p.last = owned, streamID{}
-		if release && err == nil {
+		// A member that leaves a server that is full leaves the key behind.
+		if release && (err == nil || c.leaving && isFull(err)) {
 			p.state, p.err = free, nil
 		}
 		c.nudge()

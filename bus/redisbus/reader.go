@@ -1,6 +1,7 @@
 package redisbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,8 @@ type reader struct {
 	conn    *redis.Conn
 	timeout time.Duration // of reading from conn
 	watched []watch       // what the connection watches and has found to be ours
-	checked time.Time
+	checked time.Time     // when something was read last
+	full    time.Time     // when the server's memory was seen to be full
 	buf     replyBuffer
 }
 
@@ -67,6 +69,7 @@ type reading struct {
 	args   []any
 	queued *redis.StatusCmd
 
+	void  bool // it was not ours to read
 	got   []delivery.Item[entry]
 	n     int // entries, deleted ones included
 	bytes int
@@ -287,6 +290,9 @@ func (r *reader) read(rs []*reading) error {
 		}
 	}
 	r.watched = nil
+	if time.Since(r.full) < recheck {
+		return r.readByScript(ctx, rs)
+	}
 	pipe := r.conn.Pipeline()
 	multi := pipe.Do(ctx, "MULTI")
 	for _, q := range rs {
@@ -299,7 +305,10 @@ func (r *reader) read(rs []*reading) error {
 	check := r.watch(ctx, pipe, watches)
 	_, err := pipe.Exec(ctx)
 	for _, q := range rs { // says more than that the transaction was void
-		if err := errors.Join(multi.Err(), q.queued.Err()); err != nil {
+		if err := cmp.Or(multi.Err(), q.queued.Err()); isFull(err) {
+			r.full = time.Now()
+			return nil
+		} else if err != nil {
 			return fmt.Errorf("read %s: %w", q.p.stream, err)
 		}
 	}
@@ -331,6 +340,44 @@ func (r *reader) read(rs []*reading) error {
 	r.checked = time.Now()
 	check()
 	return nil
+}
+
+// conditional is a read on the condition that the owner key says what it should.
+const conditional = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call(unpack(ARGV, 2))"
+
+// readByScript is read for a server whose memory is full. It queues nothing for a
+// transaction then, while a script may read; that costs the server three times as
+// much.
+func (r *reader) readByScript(ctx context.Context, rs []*reading) error {
+	r.buf.reset()
+	pipe := r.conn.Pipeline()
+	for _, q := range rs {
+		args := append([]any{"EVAL", conditional, 2, q.p.key, q.p.stream, q.token.String()}, q.args...)
+		_ = pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, &r.buf, args...))
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	all := reply{r.buf.b}
+	for _, q := range rs {
+		if len(all.b) > 0 && all.b[0] == ':' {
+			_, _, _ = all.line() // it is 0
+			q.void = true
+			r.c.doubt(q.watch)
+			continue
+		}
+		if err := r.parse(&all, q); err != nil {
+			return fmt.Errorf("read %s: %w", q.p.stream, err)
+		}
+	}
+	r.take(rs)
+	r.checked = time.Now()
+	return nil
+}
+
+// isFull tells that the server's memory is full.
+func isFull(err error) bool {
+	return err != nil && isReply(err) && strings.HasPrefix(err.Error(), "OOM")
 }
 
 // watch adds to pipe that the connection watches the keys and asks what they say.
@@ -416,7 +463,7 @@ func (r *reader) take(rs []*reading) {
 	defer c.mu.Unlock()
 	for _, q := range rs {
 		p := q.p
-		if p.epoch != q.epoch || p.state != held && p.state != doubted {
+		if q.void || p.epoch != q.epoch || p.state != held && p.state != doubted {
 			continue // it is pending, and the next owner reads it
 		}
 		if q.err != nil {

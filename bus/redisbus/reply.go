@@ -82,8 +82,8 @@ func (r *reply) line() (kind byte, rest []byte, err error) {
 	return 0, nil, errReply
 }
 
-// array takes the head of an array. n is -1 for null; an error of the server is
-// returned as such.
+// array takes the head of an array. n is -1 for null, of whatever kind; an error
+// of the server is returned as such.
 func (r *reply) array() (n int, err error) {
 	kind, rest, err := r.line()
 	if err != nil {
@@ -91,6 +91,10 @@ func (r *reply) array() (n int, err error) {
 	}
 	switch kind {
 	case '*':
+	case '$':
+		if string(rest) != "-1" {
+			return 0, fmt.Errorf("%w: a string instead of an array", errReply)
+		}
 	case '-':
 		return 0, replyError(rest)
 	default:
