@@ -62,13 +62,11 @@ func (l *line) send(batch []*request) error {
 }
 
 // fail settles what has no answer: the first n bytes of the batch were written.
-// A command that did not leave whole is not run, nor a transaction without its
-// end.
 func (l *line) fail(n int, err error) {
 	unknown := driver.Result{Outcome: driver.Unknown, Err: fmt.Errorf("the answer was lost: %w", err)}
 	rejected := driver.Result{Outcome: driver.Rejected, Err: fmt.Errorf("%w: %w", driver.ErrUnavailable, err)}
-	l.rest(func(end int) driver.Result {
-		if end <= n {
+	l.rest(func(bytes int) driver.Result {
+		if bytes <= n {
 			return unknown
 		}
 		return rejected

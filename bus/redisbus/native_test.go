@@ -437,3 +437,7 @@ func publishesInOrder(t *testing.T, n *redisbus.Native, c redis.UniversalClient)
 		t.Errorf("the streams are %v, want %v", got, want)
 	}
 }
+
+func xadd(stream string) *redis.XAddArgs {
+	return &redis.XAddArgs{Stream: stream, Values: []any{"payload", "x"}}
+}

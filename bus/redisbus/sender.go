@@ -3,7 +3,6 @@ package redisbus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -23,6 +22,8 @@ import (
 type sender struct {
 	dial func(context.Context) (connection, error)
 
+	requests sync.Pool // of *request
+
 	ctx     context.Context // ends dialling
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
@@ -30,7 +31,7 @@ type sender struct {
 	mu     sync.Mutex // guards all below, and line.conn
 	closed bool
 	queue  []*request
-	free   []*line // the one used last is last
+	idle   []*line // the one used last is last
 	lines  []*line // all
 }
 
@@ -52,34 +53,71 @@ func newSender(dial func(context.Context) (connection, error)) *sender {
 	return s
 }
 
-// send sends r and waits for its results, or until ctx ends. Its error is the
-// outcome of all messages; r is gone then, and else the caller's again.
+// maxPooled keeps an occasional large message from staying in memory.
+const maxPooled = 1 << 20
+
+func (s *sender) newRequest() *request {
+	r, ok := s.requests.Get().(*request)
+	if !ok {
+		return &request{done: make(chan struct{}, 1)}
+	}
+	r.buf, r.parts, r.count, r.results = r.buf[:0], r.parts[:0], 0, nil
+	r.state.Store(waiting)
+	return r
+}
+
+// free takes back a request that nobody else knows any more.
+func (s *sender) free(r *request) {
+	if cap(r.buf) <= maxPooled {
+		s.requests.Put(r)
+	}
+}
+
+// send sends r and waits for its results, or until ctx ends. A result is the
+// outcome of all messages, and r is gone then; nil: r is the caller's again.
 func (s *sender) send(ctx context.Context, r *request) *driver.Result {
+	l, err := s.enqueue(r)
+	switch {
+	case err != nil:
+		return &driver.Result{Outcome: driver.Rejected, Err: err}
+	case l != nil && len(r.buf) <= maxDirect && l.conn != nil:
+		return s.sendDirectly(ctx, l, r)
+	case l != nil:
+		s.workers.Go(func() { s.work(l, []*request{r}) })
+	}
+	return s.wait(ctx, r)
+}
+
+// submit sends r on another goroutine. Without an error wait must follow.
+func (s *sender) submit(r *request) error {
+	l, err := s.enqueue(r)
+	if l != nil {
+		s.workers.Go(func() { s.work(l, []*request{r}) })
+	}
+	return err
+}
+
+// enqueue returns the line on which r is to be sent now, nil if r is in the
+// queue.
+func (s *sender) enqueue(r *request) (*line, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
-		return &driver.Result{Outcome: driver.Rejected, Err: driver.ErrClosed}
+		return nil, driver.ErrClosed
 	}
 	l := s.takeLine()
 	if l == nil {
 		s.queue = append(s.queue, r)
-		s.mu.Unlock()
-		return s.wait(ctx, r)
 	}
-	s.mu.Unlock()
-	if len(r.buf) <= maxDirect && l.conn != nil {
-		return s.sendDirectly(ctx, l, r)
-	}
-	s.workers.Go(func() { s.work(l, []*request{r}) })
-	return s.wait(ctx, r)
+	return l, nil
 }
 
 // takeLine returns a line that nobody uses, nil when there may be no more. s.mu
 // is held.
 func (s *sender) takeLine() *line {
-	if n := len(s.free); n > 0 {
-		l := s.free[n-1]
-		s.free = s.free[:n-1]
+	if n := len(s.idle); n > 0 {
+		l := s.idle[n-1]
+		s.idle = s.idle[:n-1]
 		return l
 	}
 	if len(s.lines) == maxLines {
@@ -221,9 +259,7 @@ func (s *sender) connect(l *line) error {
 // reject settles a batch that no connection could be made for. Those in the
 // queue waited for the same, unless another line works.
 func (s *sender) reject(batch []*request, err error) {
-	if !isReply(err) && !errors.Is(err, driver.ErrClosed) {
-		err = fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
-	}
+	err = unavailable(err)
 	s.mu.Lock()
 	if !slices.ContainsFunc(s.lines, func(l *line) bool { return l.conn != nil }) {
 		batch = append(batch, s.queue...)
@@ -251,7 +287,7 @@ func (s *sender) next(l *line) []*request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queue) == 0 {
-		s.free = append(s.free, l)
+		s.idle = append(s.idle, l)
 		return nil
 	}
 	n, messages, bytes := 0, 0, 0
@@ -294,7 +330,7 @@ func (s *sender) cut() {
 func (s *sender) close() {
 	s.cut()
 	s.workers.Wait()
-	for _, l := range s.free {
+	for _, l := range s.idle {
 		s.drop(l)
 	}
 }

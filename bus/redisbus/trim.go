@@ -112,7 +112,7 @@ func (n *Native) HeldBack() []driver.HeldBack {
 type position struct {
 	redis.XInfoGroup
 	next   streamID // the first entry that it has not consumed, if there is one
-	unread int64 // entries that it has not settled, at most
+	unread int64    // entries that it has not settled, at most
 }
 
 // trimStream trims a stream, and returns the groups that keep too much of it.
