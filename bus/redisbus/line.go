@@ -95,9 +95,12 @@ func (l *line) receive(patient bool) error {
 	return nil
 }
 
-// alive looks whether the server has closed the connection while it was idle.
-// What is written to such a connection is lost, and nobody could say so.
-func (l *line) alive() bool { return l.raw == nil || !hungUp(l.raw) }
+// alive looks whether the server has closed the connection while it was idle, and
+// sets its read deadline. What is written to such a connection is lost, and
+// nobody could say so.
+func (l *line) alive(deadline time.Time) bool {
+	return l.conn.SetReadDeadline(deadline) == nil && (l.raw == nil || !hungUp(l.raw))
+}
 
 // interrupt ends the receive that waits, from any goroutine.
 func (l *line) interrupt() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }

@@ -153,7 +153,7 @@ func (s *sender) sendDirectly(ctx context.Context, l *line, r *request) *driver.
 	if !ok || end.Before(deadline) {
 		deadline = end
 	}
-	if err := l.conn.SetReadDeadline(deadline); err != nil || !l.alive() {
+	if !l.alive(deadline) {
 		s.drop(l)
 		s.workers.Go(func() { s.work(l, []*request{r}) })
 		return s.wait(ctx, r)
@@ -216,7 +216,7 @@ func (s *sender) work(l *line, batch []*request) {
 }
 
 func (s *sender) sendBatch(l *line, batch []*request) {
-	if l.conn != nil && !l.alive() {
+	if l.conn != nil && !l.alive(time.Now().Add(l.read)) {
 		s.drop(l)
 	}
 	if l.conn == nil {
