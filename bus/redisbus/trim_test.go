@@ -1,9 +1,12 @@
 package redisbus_test
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -216,5 +219,92 @@ func TestLagSumsThePartitions(t *testing.T) {
 	lag, known, err := other.Lag(t.Context(), topic, "g")
 	if err != nil || !known || lag != int64(31-len(of[1])) {
 		t.Errorf("lag %d, %v (%v)", lag, known, err)
+	}
+}
+
+// Three groups read and ack as they like while several processes trim: each gets
+// every entry, in order, and finds what it has not acked.
+func TestTrimmingTakesNothingFromAnyGroup(t *testing.T) {
+	r := small(t)
+	const entries = 3000
+	c := client(t, r.URL)
+	names := []string{"a", "b", "c"}
+	groups(t, c, "topic", names...)
+	ctx, done := context.WithCancel(t.Context())
+	var trimming, working sync.WaitGroup
+	for range 2 {
+		n := openNative(t, creating(r.URL))
+		if err := n.EnsureTopic(ctx, driver.TopicSpec{Name: "topic", Partitions: 1}); err != nil {
+			t.Fatal(err)
+		}
+		trimming.Go(func() {
+			for ctx.Err() == nil {
+				if err := n.Trim(ctx); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	n := openNative(t, creating(r.URL))
+	working.Go(func() {
+		for i := range entries / 10 {
+			msgs := series("key", 10)
+			for j, m := range msgs {
+				m.Payload = fmt.Append(nil, i*10+j)
+			}
+			if err := n.Publish(ctx, "topic", msgs...); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for g, name := range names {
+		working.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(g), 1))
+			for next := 0; next < entries; {
+				res, err := c.XReadGroup(ctx, &redis.XReadGroupArgs{
+					Group: name, Consumer: "c", Streams: []string{"topic", ">"}, Count: int64(1 + rng.IntN(50)), Block: wait,
+				}).Result()
+				if err != nil {
+					t.Errorf("group %s: read: %v", name, err)
+					return
+				}
+				for _, m := range res[0].Messages {
+					if m.Values["payload"] != fmt.Sprint(next) {
+						t.Errorf("group %s: got %v, want %d", name, m.Values["payload"], next)
+						return
+					}
+					next++
+				}
+				// Some of what is not acked is, in any order; a trimmed one has no values.
+				res, err = c.XReadGroup(ctx, &redis.XReadGroupArgs{Group: name, Consumer: "c", Streams: []string{"topic", "0"}, Count: 1000}).Result()
+				if err != nil {
+					t.Errorf("group %s: read again: %v", name, err)
+					return
+				}
+				for _, m := range res[0].Messages {
+					if m.Values == nil {
+						t.Errorf("group %s: entry %s was trimmed before it was acked", name, m.ID)
+						return
+					}
+					if next == entries || rng.IntN(3) > 0 {
+						if err := c.XAck(ctx, "topic", name, m.ID).Err(); err != nil {
+							t.Errorf("group %s: ack: %v", name, err)
+							return
+						}
+					}
+				}
+			}
+		})
+	}
+	working.Wait()
+	done()
+	trimming.Wait()
+	if err := n.Trim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := c.XLen(t.Context(), "topic").Result(); err != nil || left != 0 {
+		t.Errorf("%d entries are left (%v), want none", left, err)
 	}
 }
