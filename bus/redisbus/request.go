@@ -128,6 +128,10 @@ type reckoning struct {
 	refused error // why
 	bare    bool  // MULTI itself was refused, so the commands run one by one
 
+	// last is the last request, with its results, to be settled when the line is
+	// free: its publisher finds it so, rather than open another connection.
+	last *request
+
 	reconnect bool // nothing more may be sent on the connection
 }
 
@@ -243,7 +247,11 @@ func (k *reckoning) next(r *request, p part) {
 	if k.part == len(r.parts) {
 		k.offset += len(r.buf)
 		k.req, k.part, k.first = k.req+1, 0, 0
-		r.settle() // and r is its publisher's again
+		if k.over() {
+			k.last = r
+		} else {
+			r.settle() // and r is its publisher's again
+		}
 	}
 }
 

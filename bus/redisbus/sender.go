@@ -164,7 +164,6 @@ func (s *sender) sendDirectly(ctx context.Context, l *line, r *request) *driver.
 	if l.send(l.spare) != nil {
 		s.drop(l)
 		s.pass(l)
-		<-r.done
 		return nil
 	}
 	interrupted := func() bool { return false }
@@ -189,7 +188,6 @@ func (s *sender) sendDirectly(ctx context.Context, l *line, r *request) *driver.
 	}
 	s.end(l, err)
 	s.pass(l)
-	<-r.done
 	return nil
 }
 
@@ -206,24 +204,32 @@ func (s *sender) end(l *line, err error) {
 // finish takes the answers to a batch whose publisher left, and works on.
 func (s *sender) finish(l *line) {
 	s.end(l, l.receive(true))
-	s.work(l, s.next(l))
+	if batch := s.next(l); batch != nil {
+		s.work(l, batch)
+	}
 }
 
 // work sends batches until the queue is empty.
 func (s *sender) work(l *line, batch []*request) {
-	for ; batch != nil; batch = s.next(l) {
-		s.sendBatch(l, batch)
+	for batch != nil {
+		last := s.sendBatch(l, batch)
+		batch = s.next(l)
+		if last != nil {
+			last.settle()
+		}
 	}
 }
 
-func (s *sender) sendBatch(l *line, batch []*request) {
+// sendBatch returns the request that is to be settled when the line is free, if
+// any.
+func (s *sender) sendBatch(l *line, batch []*request) (last *request) {
 	if l.conn != nil && !l.alive(time.Now().Add(l.read)) {
 		s.drop(l)
 	}
 	if l.conn == nil {
 		if err := s.connect(l); err != nil {
 			s.reject(batch, err)
-			return
+			return nil
 		}
 	}
 	marked := batch[:0]
@@ -233,13 +239,14 @@ func (s *sender) sendBatch(l *line, batch []*request) {
 		}
 	}
 	if len(marked) == 0 {
-		return
+		return nil
 	}
 	if l.send(marked) != nil {
 		s.drop(l)
-		return
+	} else {
+		s.end(l, l.receive(true))
 	}
-	s.end(l, l.receive(true))
+	return l.last
 }
 
 // connect dials. Publishers that wait can still leave.
