@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,11 +15,12 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// This file, values.go, required.go and errors.go are all that knows the JSON library.
+// This file, plan.go, head.go, values.go, required.go and errors.go are all that
+// knows the JSON library.
 //
 // Encoding splices: the common fields are written by hand in the wire's order
 // (null where Python expects null), then the type's own fields as the library
-// writes them. A MarshalJSON on Base would do the same in one step, but Go
+// writes them, by its plan where that is enough. A MarshalJSON on Base would do the same in one step, but Go
 // promotes it to the embedding type, and the type's own fields would vanish.
 
 // Raw is one JSON value as it stands on the wire. A field
@@ -85,7 +87,7 @@ func Encode(e Event, fill Base) (Encoded, error) {
 		}
 	}
 	out := Encoded{Definition: d, Base: base, Key: c.Key()}
-	if out.Body, err = d.marshal(c, base); err != nil {
+	if out.Body, err = d.marshal(c, &base); err != nil {
 		return Encoded{}, err
 	}
 	return out, nil
@@ -164,7 +166,7 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 const maxPooledBuffer = 64 << 10
 
 // marshal writes base, then c's own fields, into one buffer.
-func (d *Definition) marshal(c settable, base Base) ([]byte, error) {
+func (d *Definition) marshal(c settable, base *Base) ([]byte, error) {
 	buf := buffers.Get().(*bytes.Buffer)
 	defer func() {
 		if buf.Cap() <= maxPooledBuffer {
@@ -172,14 +174,24 @@ func (d *Definition) marshal(c settable, base Base) ([]byte, error) {
 			buffers.Put(buf)
 		}
 	}()
+	buf.Grow(512)
 	head, err := d.appendBase(buf.AvailableBuffer(), base)
 	if err != nil {
 		return nil, err
 	}
+	if d.plan.kind == planObject {
+		if b, ok := d.plan.appendFields(head, reflect.ValueOf(c).Elem()); ok {
+			b = append(b, '}')
+			if cap(b) > buf.Cap() {
+				*buf = *bytes.NewBuffer(b[:0])
+			}
+			return bytes.Clone(b), nil
+		}
+	}
 	buf.Write(head)
 	c.setBase(Base{}) // every one of its fields is omitzero: own fields remain
 	err = json.MarshalWrite(buf, c, encodeOptions)
-	c.setBase(base)
+	c.setBase(*base)
 	if err != nil {
 		return nil, encodeError(d.Type, err)
 	}
@@ -202,7 +214,7 @@ func (d *Definition) marshal(c settable, base Base) ([]byte, error) {
 }
 
 // appendBase writes the common fields, without the brace that closes them.
-func (d *Definition) appendBase(b []byte, base Base) ([]byte, error) {
+func (d *Definition) appendBase(b []byte, base *Base) ([]byte, error) {
 	var err error
 	b = append(b, `{"event_id":`...)
 	if b, err = jsontext.AppendQuote(b, base.ID); err != nil {
@@ -289,17 +301,19 @@ func (d *Definition) decode(header map[string]string, body []byte) (_ settable, 
 			err = &Error{Type: d.Type, Reason: ReasonUndecodable, Err: errPanic}
 		}
 	}()
-	body, err = d.upcast(header, body)
-	if err != nil {
-		return nil, err
-	}
-	s := d.fresh()
-	if err := json.Unmarshal(body, s, decodeOptions); err != nil {
-		// A newer schema need not fit the Go type: then that is the reason.
-		if v, verr := bodyVersion(body); verr == nil && v > int64(d.Version) {
-			return nil, d.versionError(v)
+	s, ok := d.decodeByHead(header, body)
+	if !ok {
+		if body, err = d.upcast(header, body); err != nil {
+			return nil, err
 		}
-		return nil, jsonError(d.Type, err)
+		s = d.fresh()
+		if err := json.Unmarshal(body, s, decodeOptions); err != nil {
+			// A newer schema need not fit the Go type: then that is the reason.
+			if v, verr := bodyVersion(body); verr == nil && v > int64(d.Version) {
+				return nil, d.versionError(v)
+			}
+			return nil, jsonError(d.Type, err)
+		}
 	}
 	b := s.base()
 	if b.Version > d.Version {

@@ -24,8 +24,11 @@ type Definition struct {
 	fresh    func() settable
 	value    func(settable) Event // the struct itself, as handlers take it
 	required []requiredField
+	plan     *plan
 	open     bool // may write members that only its values know
 	upcasts  map[int]Upcaster
+
+	readsItself bool // has an unmarshaler of its own
 }
 
 // Upcaster rewrites the JSON object of an event from one schema version to the
@@ -110,7 +113,7 @@ func Define[T Event](name string, opts ...Option) *Definition {
 	if hides != "" {
 		fail("a field has the JSON name %q, which is one of events.Base", hides)
 	}
-	d.open = open
+	d.open, d.plan, d.readsItself = open, planOf(t), readsItself(t)
 	var err error
 	if d.required, err = requiredFields(t); err != nil {
 		fail("%v", err)

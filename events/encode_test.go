@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/aura360/eventbus/events"
 )
@@ -260,5 +263,33 @@ func TestContentLeavesOutNothingButTheHeadThatEncodeWrites(t *testing.T) {
 		if bytes.Equal(events.Content([]byte(one)), events.Content([]byte(two))) {
 			t.Errorf("%s and %s have the same content", one, two)
 		}
+	}
+}
+
+func TestNewIDsAreUUIDv7InOrder(t *testing.T) {
+	before := time.Now().UnixMilli()
+	last := ""
+	for range 10_000 {
+		id := events.NewID()
+		u, err := uuid.Parse(id)
+		if err != nil || u.String() != id || u.Version() != 7 || u.Variant() != uuid.RFC4122 {
+			t.Fatalf("%q: %v, version %d, variant %v", id, err, u.Version(), u.Variant())
+		}
+		if id <= last {
+			t.Fatalf("%s after %s", id, last)
+		}
+		last = id
+	}
+	u := uuid.MustParse(last)
+	ms := int64(binary.BigEndian.Uint64(u[:]) >> 16)
+	if after := time.Now().UnixMilli(); ms < before || ms > after+10 {
+		t.Errorf("made at %d, want %d to %d", ms, before, after)
+	}
+	heads := map[string]bool{} // of the random part
+	for range 1000 {
+		heads[events.NewID()[20:]] = true
+	}
+	if len(heads) != 1000 {
+		t.Errorf("%d random parts in 1000 ids", len(heads))
 	}
 }

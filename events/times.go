@@ -30,6 +30,9 @@ var errTime = errors.New("want a time such as 2025-01-07T12:34:56.123456Z")
 // ParseTime reads a time as events carry it: RFC 3339, or the same without a
 // zone, which means UTC. The result is in UTC, in the years 1 to 9999.
 func ParseTime(s string) (time.Time, error) {
+	if t, ok := parsePlainTime(s); ok {
+		return t, nil
+	}
 	t, err := parseTime(s)
 	if err != nil {
 		return time.Time{}, err
@@ -38,6 +41,45 @@ func ParseTime(s string) (time.Time, error) {
 		return time.Time{}, errTime
 	}
 	return t, nil
+}
+
+// parsePlainTime reads what nearly every time looks like, with or without its Z,
+// at a fraction of package time's price: 2025-01-07T12:34:56.123456Z. What it does
+// not know, or what is no time, it leaves to parseTime.
+func parsePlainTime[T ~string | ~[]byte](s T) (t time.Time, ok bool) {
+	if n := len(s); n > 0 && s[n-1] == 'Z' {
+		s = s[:n-1]
+	}
+	if len(s) < 19 || len(s) > 29 || s[4] != '-' || s[7] != '-' || s[10] != 'T' || s[13] != ':' || s[16] != ':' {
+		return t, false
+	}
+	bad := false
+	number := func(from, to int) (n int) {
+		for _, c := range []byte(s[from:to]) {
+			bad = bad || c < '0' || c > '9'
+			n = 10*n + int(c-'0')
+		}
+		return n
+	}
+	year, month, day := number(0, 4), number(5, 7), number(8, 10)
+	hour, minute, second := number(11, 13), number(14, 16), number(17, 19)
+	nano := 0
+	if len(s) > 19 {
+		if len(s) == 20 || s[19] != '.' {
+			return t, false
+		}
+		nano = number(20, len(s))
+		for range 29 - len(s) {
+			nano *= 10
+		}
+	}
+	if bad || year < 1 || hour > 23 || minute > 59 || second > 59 {
+		return t, false
+	}
+	t = time.Date(year, time.Month(month), day, hour, minute, second, nano, time.UTC)
+	// A day that the month does not have comes out as another month's.
+	_, m, d := t.Date()
+	return t, int(m) == month && d == day
 }
 
 // maxTimeBytes is longer than any time that parses, and keeps nonsense cheap.

@@ -52,7 +52,15 @@ func FuzzParseTime(f *testing.F) {
 	for _, s := range []string{"2025-01-07T12:34:56.123456", "2025-01-07 12:34:56+00:00", "2025-01-07T12:34Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.9999999-23:59"} {
 		f.Add(s)
 	}
+	for _, s := range []string{"2025-02-29T12:34:56Z", "2024-02-29T12:34:56.1", "2025-01-07T12:34:60", "2025-00-07T24:34:56.123456789Z", "2025-01-00T12:34:56."} {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
+		if plain, ok := events.ParsePlainTime(s); ok {
+			if want, err := events.ParseTimeByLib(s); err != nil || plain != want {
+				t.Errorf("%q: the short cut reads %v, package time %v, %v", s, plain, want, err)
+			}
+		}
 		got, err := events.ParseTime(s)
 		if err != nil {
 			if !got.IsZero() {

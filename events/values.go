@@ -49,6 +49,10 @@ func readTime(dec *jsontext.Decoder, t *time.Time) error {
 		*t, err = ParseTime(s)
 		return err
 	}
+	if plain, ok := parsePlainTime(v[1 : len(v)-1]); ok {
+		*t = plain
+		return nil
+	}
 	*t, err = ParseTime(string(v[1 : len(v)-1]))
 	return err
 }

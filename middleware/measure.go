@@ -94,15 +94,20 @@ func (m *Metrics) topicLabel(system, topic string) string {
 // It stands inside Trace and outside all that decides about the message.
 func Measure(m *Metrics, system string) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
+		var arrived, dispatched lastSeries
 		return func(msg *message.Message) (out []*message.Message, err error) {
 			d := deliveryOf(msg)
-			before := m.readSeries(systemOf(d.Backend, system), d.Topic, d.Group, d.EventType)
+			before := arrived.of(m, readKey{systemOf(d.Backend, system), d.Topic, d.Group, d.EventType})
 			before.inFlight.Inc()
 			start := time.Now()
 			panicked := true
 			defer func() {
 				before.inFlight.Dec()
-				m.count(d, before, start, outcomeOf(d, err, panicked))
+				s := before
+				if d.EventType != s.labels.eventType && s.labels.topic == d.Topic { // dispatched meanwhile
+					s = dispatched.of(m, readKey{s.labels.system, d.Topic, d.Group, d.EventType})
+				}
+				m.count(d, s, start, outcomeOf(d, err, panicked))
 			}()
 			out, err = next(msg)
 			panicked = false
@@ -113,17 +118,14 @@ func Measure(m *Metrics, system string) message.HandlerMiddleware {
 
 func (m *Metrics) count(d *Delivery, s *readSeries, start time.Time, outcome Outcome) {
 	d.Outcome = outcome
-	now := time.Now()
-	if d.EventType != s.labels.eventType && s.labels.topic == d.Topic { // dispatched meanwhile
-		s = m.readSeries(s.labels.system, d.Topic, d.Group, d.EventType)
-	}
+	took := time.Since(start)
 	o := m.outcome(s, outcome)
 	o.count.Inc()
-	o.time.Observe(now.Sub(start).Seconds())
+	o.time.Observe(took.Seconds())
 	if e, ok := d.Event.(events.Event); ok {
 		if t := events.BaseOf(e).Timestamp; !t.IsZero() {
 			// A publisher's clock may be ahead of ours.
-			s.age.Observe(max(now.Sub(t).Seconds(), 0))
+			s.age.Observe(max(start.Add(took).Sub(t).Seconds(), 0))
 		}
 	}
 	k := s.labels

@@ -33,7 +33,7 @@ type MemoryMarks struct {
 
 type markShard struct {
 	mu        sync.Mutex
-	live      map[MarkKey]liveClaim
+	live      []liveClaim        // few: what is in flight, spread over the shards
 	new, old  map[MarkKey]uint64 // key -> body
 	since     time.Time          // when new was begun
 	lastToken uint64
@@ -42,6 +42,7 @@ type markShard struct {
 }
 
 type liveClaim struct {
+	key         MarkKey
 	body, token uint64
 	settled     chan struct{} // closed at the end; nil until somebody waits
 }
@@ -58,7 +59,7 @@ func NewMemoryMarks(cfg MemoryMarksConfig) *MemoryMarks {
 	now := time.Now()
 	for i := range m.shards {
 		s := &m.shards[i]
-		s.live, s.new, s.old = map[MarkKey]liveClaim{}, map[MarkKey]uint64{}, map[MarkKey]uint64{}
+		s.new, s.old = map[MarkKey]uint64{}, map[MarkKey]uint64{}
 		s.since = now
 	}
 	return m
@@ -86,12 +87,11 @@ func (m *MemoryMarks) Claim(ctx context.Context, key MarkKey, body uint64) (Clai
 func (s *markShard) claim(key MarkKey, body uint64) (Claim, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c, ok := s.live[key]; ok {
+	if c := s.claimed(key); c != nil {
 		// Also for another body: were that one's claim released after this one went
 		// its own way, the key would be free and this event be handled again.
 		if c.settled == nil {
 			c.settled = make(chan struct{})
-			s.live[key] = c
 		}
 		return Claim{}, c.settled
 	}
@@ -102,7 +102,7 @@ func (s *markShard) claim(key MarkKey, body uint64) (Claim, <-chan struct{}) {
 	switch {
 	case !ok:
 		s.lastToken++
-		s.live[key] = liveClaim{body: body, token: s.lastToken}
+		s.live = append(s.live, liveClaim{key: key, body: body, token: s.lastToken})
 		return Claim{State: Claimed, Token: s.lastToken}, nil
 	case done != body:
 		return Claim{State: OtherBody}, nil
@@ -115,7 +115,7 @@ func (m *MemoryMarks) Renew(_ context.Context, key MarkKey, token uint64) error 
 	s := m.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c, ok := s.live[key]; !ok || c.token != token {
+	if s.held(key, token) == nil {
 		return ErrClaimLost
 	}
 	return nil
@@ -123,25 +123,24 @@ func (m *MemoryMarks) Renew(_ context.Context, key MarkKey, token uint64) error 
 
 // Done implements Marks. It never fails for the claim's holder.
 func (m *MemoryMarks) Done(_ context.Context, key MarkKey, token uint64) error {
-	now := time.Now()
 	s := m.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, ok := s.live[key]
-	if !ok || c.token != token {
+	c := s.held(key, token)
+	if c == nil {
 		return ErrClaimLost
 	}
-	if age := now.Sub(s.since); age >= m.ttl || len(s.new) >= m.most {
-		if now.Sub(s.since) < m.ttl {
+	if age := time.Since(s.since); age >= m.ttl || len(s.new) >= m.most {
+		if age < m.ttl {
 			s.forgotten += uint64(len(s.old))
 		}
 		s.new, s.old = s.old, s.new
 		clear(s.new)
-		s.since = now
+		s.since = time.Now()
 	}
 	// Marked before the claim ends: in between a copy would find neither.
 	s.new[key] = c.body
-	s.end(key, c)
+	s.end(c)
 	return nil
 }
 
@@ -150,17 +149,39 @@ func (m *MemoryMarks) Release(_ context.Context, key MarkKey, token uint64) erro
 	s := m.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c, ok := s.live[key]; ok && c.token == token {
-		s.end(key, c)
+	if c := s.held(key, token); c != nil {
+		s.end(c)
 	}
 	return nil
 }
 
-func (s *markShard) end(key MarkKey, c liveClaim) {
-	delete(s.live, key)
+// claimed returns the live claim on key, nil when there is none. Looking at each
+// is quicker than keeping a map.
+func (s *markShard) claimed(key MarkKey) *liveClaim {
+	for i := range s.live {
+		if s.live[i].key == key {
+			return &s.live[i]
+		}
+	}
+	return nil
+}
+
+// held returns the live claim that token stands for.
+func (s *markShard) held(key MarkKey, token uint64) *liveClaim {
+	if c := s.claimed(key); c != nil && c.token == token {
+		return c
+	}
+	return nil
+}
+
+// end takes a claim, which is one of live, out.
+func (s *markShard) end(c *liveClaim) {
 	if c.settled != nil {
 		close(c.settled)
 	}
+	last := len(s.live) - 1
+	*c, s.live[last] = s.live[last], liveClaim{}
+	s.live = s.live[:last]
 }
 
 // Lease implements Marks: claims live until they are settled.

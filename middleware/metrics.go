@@ -245,12 +245,24 @@ func (m *Metrics) newReadSeries(k readKey) *readSeries {
 	return s
 }
 
-func (m *Metrics) readSeries(system, topic, group, eventType string) *readSeries {
-	k := readKey{system, topic, group, eventType}
+func (m *Metrics) readSeries(k readKey) *readSeries {
 	if s, ok := m.reading.get(k); ok {
 		return s
 	}
-	return m.reading.add(k, readKey{system, otherTopic, group, ""})
+	return m.reading.add(k, readKey{k.system, otherTopic, k.group, ""})
+}
+
+// lastSeries remembers the series that one place used last. Most messages of a
+// topic have the type of the one before, and comparing is quicker than hashing.
+type lastSeries struct{ last atomic.Pointer[readSeries] }
+
+func (l *lastSeries) of(m *Metrics, k readKey) *readSeries {
+	if s := l.last.Load(); s != nil && s.labels == k {
+		return s
+	}
+	s := m.readSeries(k)
+	l.last.Store(s)
+	return s
 }
 
 func (m *Metrics) outcome(s *readSeries, o Outcome) *outcomeSeries {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -106,10 +105,11 @@ func (r *Router) newHandler(name string, cfg []HandlerConfig) *handler {
 
 // topicHandlers takes every message of one topic to where it belongs.
 type topicHandlers struct {
-	router *Router
-	topic  string
-	typed  map[string]*handler // by event type
-	raw    *handler            // nil: types nobody handles are ignored
+	router  *Router
+	topic   string
+	backend string
+	typed   map[string]*handler // by event type
+	raw     *handler            // nil: types nobody handles are ignored
 
 	outer message.HandlerFunc // guard, trace, metrics, then dispatch
 }
@@ -181,11 +181,13 @@ func wrap(f message.HandlerFunc, pieces ...[]message.HandlerMiddleware) message.
 	return f
 }
 
-// handle is what Watermill's router calls for each message.
+// handle takes a message through the chain.
 func (t *topicHandlers) handle(msg *message.Message) error {
-	growStack()
-	middleware.Begin(msg, t.router.parts.Backend.Name(), t.router.group, t.topic)
-	_, err := t.outer(msg)
+	middleware.Begin(msg, t.backend, t.router.group, t.topic)
+	out, err := t.outer(msg)
+	if err == nil && len(out) > 0 {
+		msg.Ack() // what the user's middleware returned goes nowhere; Guard waits for this
+	}
 	return err
 }
 
@@ -267,19 +269,3 @@ func (r *Router) Deliver(topic string, msg *message.Message) error {
 	driver.Settle(msg, err == nil)
 	return err
 }
-
-// growStack makes the calling goroutine's stack as large as the chain and the
-// decoding of an event need, in one step. Watermill's router handles each message
-// on a fresh goroutine, whose small stack would otherwise be doubled and copied
-// several times on the way down to the handler, which costs more than everything
-// the chain does. The runtime grows a stack by the frame of the function that
-// asks, and does not shrink it when that function returns.
-//
-//go:noinline
-func growStack() byte {
-	var room [12 << 10]byte // together with what is in use, 16 KiB: the largest that is cached
-	return room[len(room)-1-int(stackUse.Load()&1)]
-}
-
-// stackUse keeps the compiler from seeing that the room is not used.
-var stackUse atomic.Int32

@@ -79,6 +79,7 @@ type Router struct {
 	log    *slog.Logger // names the group; the middleware names it by itself
 	wm     *message.Router
 	topics map[string]*topicHandlers
+	crews  map[string]*crew // by the UUIDs of their tickets; not changed once Watermill's router runs
 	names  map[string]bool
 	errs   []error // what Handle had to complain about; Run returns it
 
@@ -96,7 +97,7 @@ func New(b *bus.Bus, group string, cfg ...Config) (*Router, error) {
 	}
 	r := &Router{
 		bus: b, parts: b.Parts(), group: group,
-		topics: map[string]*topicHandlers{}, names: map[string]bool{},
+		topics: map[string]*topicHandlers{}, crews: map[string]*crew{}, names: map[string]bool{},
 	}
 	if len(cfg) == 1 {
 		r.cfg = cfg[0]
@@ -113,6 +114,7 @@ func New(b *bus.Bus, group string, cfg ...Config) (*Router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("router.New(%q): %w", group, err)
 	}
+	wm.AddMiddleware(r.lead) // the first one is the outermost
 	r.wm = wm
 	return r, nil
 }
@@ -179,6 +181,8 @@ func (r *Router) Group() string { return r.group }
 
 // Watermill returns the router underneath: add middleware (outermost of all) or
 // handlers of your own before Run. Run and stop it only through this Router.
+// Subscriber decorators see the messages of handlers added there, not of those
+// added here: these come to long-lived workers by a shorter way.
 func (r *Router) Watermill() *message.Router { return r.wm }
 
 // Running is closed when every subscription has been asked for.
@@ -207,9 +211,10 @@ func (r *Router) Run(ctx context.Context) error {
 	// outlives ctx for as long as the drain lasts.
 	base, cancel := context.WithCancelCause(bus.NewContext(context.WithoutCancel(ctx), r.bus))
 	defer cancel(nil)
-	stock := stockSubscriber{base: base, sub: sub}
 	for topic, t := range r.topics {
-		r.wm.AddConsumerHandler(r.group+"/"+topic, topic, stock, t.handle)
+		c := r.newCrew(base, topic, sub)
+		r.crews[c.ticket.UUID] = c
+		r.wm.AddConsumerHandler(r.group+"/"+topic, topic, c, t.handle)
 	}
 	// Watermill's router is told to stop by a context of its own. That alone ends
 	// nothing: it waits for its channels to close, which Drain brings about.
@@ -235,19 +240,6 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 	return errors.Join(err, sub.Close(), <-ran)
 }
-
-// stockSubscriber shows Watermill's router the driver's subscriber. The
-// router's own context and Close are the hasty way to stop, so they go nowhere.
-type stockSubscriber struct {
-	base context.Context
-	sub  driver.Subscriber
-}
-
-func (s stockSubscriber) Subscribe(_ context.Context, topic string) (<-chan *message.Message, error) {
-	return s.sub.Subscribe(s.base, topic)
-}
-
-func (stockSubscriber) Close() error { return nil }
 
 // build checks the registrations and puts the chains together, once. A second
 // call is an error unless again; then it returns what the first did.
@@ -281,7 +273,7 @@ func (r *Router) buildOnce() error {
 func (r *Router) topicFor(topic string) *topicHandlers {
 	t := r.topics[topic]
 	if t == nil {
-		t = &topicHandlers{router: r, topic: topic, typed: map[string]*handler{}}
+		t = &topicHandlers{router: r, topic: topic, backend: r.parts.Backend.Name(), typed: map[string]*handler{}}
 		r.topics[topic] = t
 	}
 	return t

@@ -3,7 +3,6 @@
 package kafkabus_test
 
 import (
-	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,19 +33,8 @@ func inject(addr string) func(t testing.TB, topic string, raw []byte) {
 	}
 }
 
-// freePort is a port of the loopback interface on which nobody listens.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func TestConformanceOnKfake(t *testing.T) {
-	dir, port := t.TempDir(), freePort(t)
+	dir, port := t.TempDir(), brokertest.Port(t)
 	start := func(t testing.TB) *kfake.Cluster {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir))
 		if err != nil {
@@ -60,7 +48,7 @@ func TestConformanceOnKfake(t *testing.T) {
 	drivertest.Run(t, drivertest.Harness{
 		Open: func(t testing.TB) driver.Backend { return mustOpen(t, config(addr)) },
 		OpenDown: func(t testing.TB) (driver.Backend, func()) {
-			port := freePort(t)
+			port := brokertest.Port(t)
 			return mustOpen(t, config("127.0.0.1:"+strconv.Itoa(port))), func() {
 				brokertest.FakeKafka(t, kfake.Ports(port))
 			}

@@ -126,7 +126,7 @@ func TestUnansweredIsUnknownAndTheRestNotSent(t *testing.T) {
 }
 
 func TestAnUnreachableBrokerRejects(t *testing.T) {
-	cfg := config(fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	cfg := config(fmt.Sprintf("127.0.0.1:%d", brokertest.Port(t)))
 	cfg.ConnectTimeout = 300 * time.Millisecond
 	b := open(t, cfg)
 	got, err := outcomes(testContext(t), b, "topic", "a", "b")

@@ -192,7 +192,7 @@ func TestLagCountsWhatIsNotSettled(t *testing.T) {
 
 // A broker that comes back without its data has lost the topics too.
 func TestTopicThatVanishedIsMadeAgainAsItWas(t *testing.T) {
-	port := freePort(t)
+	port := brokertest.Port(t)
 	start := func() *kfake.Cluster {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port))
 		if err != nil {

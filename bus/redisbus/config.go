@@ -50,8 +50,9 @@ type Config struct {
 	ClaimAfter time.Duration
 
 	// Provision says whether a stream that is missing is created when it is
-	// first published to or subscribed to. Redis knows neither partitions nor
-	// retention.
+	// first published to or subscribed to. Partitions are the native build's:
+	// the stock one has one stream per topic. Redis knows no retention: the stock
+	// build keeps everything, the native one what some group has not consumed.
 	Provision driver.Provision
 
 	// Namespace is the prefix of the keys in which the native build keeps what it

@@ -55,18 +55,15 @@ func appendEntry(b, scratch []byte, msg *message.Message, maxBytes int) (out, us
 		return b, scratch, fmt.Errorf("%w: metadata %s is the adapter's own", driver.ErrPermanent, fieldUUID)
 	}
 	if len(msg.Payload) > maxBytes { // or it would be copied first
-		return b, scratch, errTooLarge(sizeOf(msg), maxBytes)
+		return b, scratch, errTooLarge(len(msg.Payload), maxBytes)
 	}
 	if _, ok := metadata[events.HeaderMalformed]; ok {
 		metadata = maps.Clone(metadata)
 		delete(metadata, events.HeaderMalformed)
 	}
-	scratch = appendMetadata(scratch[:0], metadata)
-	// The encoded metadata is never shorter than what counts.
-	if len(msg.UUID)+len(scratch)+len(msg.Payload) > maxBytes {
-		if size := sizeOf(msg); size > maxBytes {
-			return b, scratch, errTooLarge(size, maxBytes)
-		}
+	scratch, size := appendMetadata(scratch[:0], metadata)
+	if size += len(msg.UUID) + len(msg.Payload); size > maxBytes {
+		return b, scratch, errTooLarge(size, maxBytes)
 	}
 	b = appendBulk(b, msg.UUID)
 	b = append(b, "$8\r\n"+fieldMetadata+"\r\n"...)

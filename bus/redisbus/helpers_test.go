@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,6 +180,25 @@ func untilPending(t *testing.T, c *redis.Client, topic, group string, n int64) {
 			return fmt.Errorf("%d entries pending, want %d", p.Count, n)
 		}
 		return nil
+	})
+}
+
+// untilReading waits until the server holds a read of the client of that name,
+// and will answer it with the next entry.
+func untilReading(t *testing.T, c *redis.Client, name string) {
+	t.Helper()
+	until(t, func() error {
+		clients, err := c.ClientList(t.Context()).Result()
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(clients) {
+			f := strings.Fields(line)
+			if slices.Contains(f, "name="+name) && slices.Contains(f, "flags=b") && slices.Contains(f, "cmd=xreadgroup") {
+				return nil
+			}
+		}
+		return errors.New("no read is waiting on the server")
 	})
 }
 

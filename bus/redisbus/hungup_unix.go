@@ -3,7 +3,9 @@
 package redisbus
 
 import (
+	"errors"
 	"net"
+	"os"
 	"syscall"
 )
 
@@ -33,5 +35,8 @@ func hungUp(raw syscall.RawConn) bool {
 		up = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
 		return true
 	})
+	if errors.Is(err, os.ErrDeadlineExceeded) { // this goroutine was held up for long
+		return false
+	}
 	return err != nil || !up
 }

@@ -62,13 +62,11 @@ func (l *line) send(batch []*request) error {
 }
 
 // fail settles what has no answer: the first n bytes of the batch were written.
-// A command that did not leave whole is not run, nor a transaction without its
-// end.
 func (l *line) fail(n int, err error) {
 	unknown := driver.Result{Outcome: driver.Unknown, Err: fmt.Errorf("the answer was lost: %w", err)}
 	rejected := driver.Result{Outcome: driver.Rejected, Err: fmt.Errorf("%w: %w", driver.ErrUnavailable, err)}
-	l.rest(func(end int) driver.Result {
-		if end <= n {
+	l.rest(func(bytes int) driver.Result {
+		if bytes <= n {
 			return unknown
 		}
 		return rejected
@@ -97,9 +95,12 @@ func (l *line) receive(patient bool) error {
 	return nil
 }
 
-// alive looks whether the server has closed the connection while it was idle.
-// What is written to such a connection is lost, and nobody could say so.
-func (l *line) alive() bool { return l.raw == nil || !hungUp(l.raw) }
+// alive looks whether the server has closed the connection while it was idle, and
+// sets its read deadline. What is written to such a connection is lost, and
+// nobody could say so.
+func (l *line) alive(deadline time.Time) bool {
+	return l.conn.SetReadDeadline(deadline) == nil && (l.raw == nil || !hungUp(l.raw))
+}
 
 // interrupt ends the receive that waits, from any goroutine.
 func (l *line) interrupt() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }

@@ -2,8 +2,6 @@ package redisbus
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -24,10 +22,10 @@ func (n *Native) Publish(ctx context.Context, topic string, msgs ...*message.Mes
 		return driver.Fail(name, topic, len(msgs), driver.Rejected, driver.ErrClosed)
 	}
 	defer n.sending.Done()
-	p, err := n.topic(ctx, topic)
-	if err == nil {
-		err = context.Cause(ctx)
+	if ctx.Err() != nil {
+		return driver.Fail(name, topic, len(msgs), driver.Rejected, context.Cause(ctx))
 	}
+	p, err := n.topic(ctx, topic)
 	if err != nil {
 		return driver.Fail(name, topic, len(msgs), driver.Rejected, unavailable(err))
 	}
@@ -41,19 +39,11 @@ func (n *Native) Publish(ctx context.Context, topic string, msgs ...*message.Mes
 	return c.err(topic)
 }
 
-// unavailable marks a failure to reach the server.
-func unavailable(err error) error {
-	if isReply(err) || errors.Is(err, driver.ErrClosed) || errors.Is(err, driver.ErrPermanent) || errors.Is(err, context.Canceled) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
-}
-
 // publishOne is Publish for one message, which needs no sorting.
 func (n *Native) publishOne(ctx context.Context, topic string, p *partitioned, msg *message.Message) error {
-	r := newRequest()
+	r := n.sender.newRequest()
 	if err := r.add(p.prefixes[partition.Of(driver.Key(msg), len(p.prefixes))], msg, n.cfg.MaxMessageBytes); err != nil {
-		r.free()
+		n.sender.free(r)
 		return driver.Fail(name, topic, 1, driver.Rejected, err)
 	}
 	r.parts = append(r.single[:0], part{n: 1, end: len(r.buf)})
@@ -61,7 +51,7 @@ func (n *Native) publishOne(ctx context.Context, topic string, p *partitioned, m
 		return driver.Fail(name, topic, 1, res.Outcome, res.Err)
 	}
 	results := r.results
-	r.free()
+	n.sender.free(r)
 	if results == nil {
 		return nil
 	}
@@ -94,24 +84,64 @@ func (c *call) step(ctx context.Context) {
 		c.stepInCluster(ctx, order, ends)
 		return
 	}
-	r := newRequest()
-	order = c.encode(r, order, ends)
-	if r.count == 0 {
-		r.free()
+	if c.done-first < overlapFrom {
+		r := c.n.sender.newRequest()
+		these := c.encode(r, order, 0, ends)
+		if r.count == 0 {
+			c.n.sender.free(r)
+			return
+		}
+		c.take(r, these, c.n.sender.send(ctx, r))
 		return
 	}
-	if res := c.n.sender.send(ctx, r); res != nil {
-		for _, i := range order {
+	c.overlap(ctx, order, ends)
+}
+
+// overlapFrom is how many messages are worth a request per partition: the server
+// works on one while the next is being encoded.
+const overlapFrom = 256
+
+// overlap sends a request per partition.
+func (c *call) overlap(ctx context.Context, order, ends []int) {
+	type sending struct {
+		r     *request
+		these []int
+		err   error
+	}
+	var all []sending
+	for p := range ends {
+		r := c.n.sender.newRequest()
+		these := c.encode(r, order, p, ends[:p+1])
+		if r.count == 0 {
+			c.n.sender.free(r)
+			continue
+		}
+		all = append(all, sending{r, these, c.n.sender.submit(r)})
+	}
+	for _, s := range all {
+		if s.err != nil {
+			c.take(s.r, s.these, &driver.Result{Outcome: driver.Rejected, Err: s.err})
+			continue
+		}
+		c.take(s.r, s.these, c.n.sender.wait(ctx, s.r))
+	}
+}
+
+// take takes the results of a request with these messages, or the one that all
+// of them have.
+func (c *call) take(r *request, these []int, res *driver.Result) {
+	if res != nil {
+		for _, i := range these {
 			c.set(i, *res)
 		}
 		c.failed = true
 		return
 	}
 	for k, res := range r.results {
-		c.set(order[k], res)
+		c.set(these[k], res)
 		c.failed = c.failed || res.Err != nil
 	}
-	r.free()
+	c.n.sender.free(r)
 }
 
 // sort returns the messages from to to-1 sorted by partition, in their order
@@ -134,12 +164,17 @@ func (c *call) sort(from, to int) (order, ends []int) {
 	return order, next[:partitions] // where one ends the next began
 }
 
-// encode writes the commands for the messages in order, and returns the order
-// without those that cannot be sent, whose results it sets.
-func (c *call) encode(r *request, order, ends []int) []int {
-	sendable := order[:0]
+// encode writes the commands for the messages of the partitions from first, of
+// which ends are the ends in order. It returns those messages without what cannot
+// be sent, whose results it sets.
+func (c *call) encode(r *request, order []int, first int, ends []int) []int {
 	start := 0
-	for p, end := range ends {
+	if first > 0 {
+		start = ends[first-1]
+	}
+	sendable := order[start:start]
+	for p := first; p < len(ends); p++ {
+		end := ends[p]
 		these := order[start:end]
 		start = end
 		if len(these) == 0 {

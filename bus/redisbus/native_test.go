@@ -437,3 +437,72 @@ func publishesInOrder(t *testing.T, n *redisbus.Native, c redis.UniversalClient)
 		t.Errorf("the streams are %v, want %v", got, want)
 	}
 }
+
+func xadd(stream string) *redis.XAddArgs {
+	return &redis.XAddArgs{Stream: stream, Values: []any{"payload", "x"}}
+}
+
+func TestNativeConnectsWithCredentialsAndTLS(t *testing.T) {
+	p := brokertest.StartRedis(t, brokertest.RedisOptions{TLS: true, Config: []string{
+		"tls-auth-clients yes", "user default off", `user alice on ">` + password + `" ~* &* +@all`,
+	}})
+	cfg := creating(strings.TrimSuffix(p.URL, "/0") + "/3")
+	cfg.CAFile, cfg.CertFile, cfg.KeyFile = p.CA, p.ClientCert, p.ClientKey
+	cfg.Username, cfg.Password, cfg.ClientName = "alice", password, "the-service"
+	n := openNative(t, cfg)
+	for _, size := range []int{1, 3} {
+		if err := n.Publish(t.Context(), "topic", series("key", size)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if lag, known, err := n.Lag(t.Context(), "topic", "g"); err != nil || known {
+		t.Errorf("lag %d, %v, %v", lag, known, err)
+	}
+	if err := n.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	wrong := cfg
+	wrong.Password = "wrong-" + password
+	for i, res := range driver.Results(openNative(t, wrong).Publish(t.Context(), "topic", one()), 1) {
+		if res.Outcome != driver.Rejected || !strings.Contains(res.Err.Error(), "WRONGPASS") || strings.Contains(res.Err.Error(), "s3cret") {
+			t.Errorf("%d: %+v", i, res)
+		}
+	}
+	stranger := cfg
+	stranger.ServerName = "someone.else"
+	res := outcome(t, openNative(t, stranger).Publish(t.Context(), "topic", one()))
+	if res.Outcome != driver.Rejected || !strings.Contains(res.Err.Error(), "someone.else") {
+		t.Errorf("a certificate of another name: %+v", res)
+	}
+}
+
+// Credentials that change while connections are open are noticed when the server
+// says so, and the next try logs in again.
+func TestNativeLogsInAgain(t *testing.T) {
+	p := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	admin := client(t, p.URL)
+	acl := func(rules ...any) {
+		t.Helper()
+		if err := admin.Do(t.Context(), append([]any{"ACL", "SETUSER", "bob"}, rules...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	acl("on", ">bob", "~*", "+@all")
+	n := openNative(t, creating("redis://bob:bob@"+p.Addr))
+	publish := func() error { return n.Publish(t.Context(), "topic", series("key", 2)...) }
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	acl("off") // and its connections are cut
+	if err := admin.Do(t.Context(), "CLIENT", "KILL", "USER", "bob").Err(); err != nil {
+		t.Fatal(err)
+	}
+	res := driver.Results(publish(), 2)
+	if res[0].Outcome != driver.Rejected || !strings.Contains(res[0].Err.Error(), "WRONGPASS") {
+		t.Errorf("while the user is off: %+v", res)
+	}
+	acl("on")
+	if err := publish(); err != nil {
+		t.Errorf("when it is on again: %v", err)
+	}
+}

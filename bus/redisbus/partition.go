@@ -173,7 +173,7 @@ func (n *Native) readPartitionsOr(ctx context.Context, name string, t *topic, wa
 }
 
 func (n *Native) badRecord(name, count string) error {
-	return fmt.Errorf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions)
+	return serverError(fmt.Sprintf("%s of %s is %.20q: want 1 to %d", fieldPartitions, n.topicKey(name), count, maxPartitions))
 }
 
 // recordPartitions makes the record of a topic that has none, and returns what

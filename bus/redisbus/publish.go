@@ -131,10 +131,6 @@ func (b *Backend) send(ctx context.Context, p *redisstream.Publisher, topic stri
 	if ctx.Err() != nil {
 		return driver.Result{Outcome: driver.Rejected, Err: context.Cause(ctx)}
 	}
-	if size := sizeOf(msg); size > b.cfg.MaxMessageBytes {
-		err := fmt.Errorf("%w: message of %d bytes, more than %d", driver.ErrPermanent, size, b.cfg.MaxMessageBytes)
-		return driver.Result{Outcome: driver.Rejected, Err: err}
-	}
 	// The stock publisher takes the context from the message, which is not ours
 	// to change.
 	a := &attempt{Context: ctx, onLane: b.lanes != nil}
@@ -149,15 +145,6 @@ func (b *Backend) send(ctx context.Context, p *redisstream.Publisher, topic stri
 	}
 	outcome, err := classify(err, a)
 	return driver.Result{Outcome: outcome, Err: err}
-}
-
-// sizeOf is what a message takes of MaxMessageBytes.
-func sizeOf(msg *message.Message) int {
-	size := len(msg.UUID) + len(msg.Payload)
-	for k, v := range msg.Metadata {
-		size += len(k) + len(v)
-	}
-	return size
 }
 
 // classify tells what an error of the stock publisher means for the message.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -44,15 +43,6 @@ const (
 	left // its publisher is gone and wants no results
 )
 
-var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
-
-func newRequest() *request {
-	r := requests.Get().(*request)
-	r.buf, r.parts, r.count, r.results = r.buf[:0], r.parts[:0], 0, nil
-	r.state.Store(waiting)
-	return r
-}
-
 // add writes the command for one message, which begins with prefix. After an
 // error nothing of it is written.
 func (r *request) add(prefix []byte, msg *message.Message, maxBytes int) error {
@@ -64,16 +54,6 @@ func (r *request) add(prefix []byte, msg *message.Message, maxBytes int) error {
 	r.buf = buf
 	r.count++
 	return nil
-}
-
-// maxPooled keeps an occasional large message from staying in memory.
-const maxPooled = 1 << 20
-
-// free takes back a request that nobody else knows any more.
-func (r *request) free() {
-	if cap(r.buf) <= maxPooled {
-		requests.Put(r)
-	}
 }
 
 // set sets the result of the messages from, to-1.
@@ -147,6 +127,10 @@ type reckoning struct {
 	failed  int   // the message that the server refused to queue, counted from 1; 0: none
 	refused error // why
 	bare    bool  // MULTI itself was refused, so the commands run one by one
+
+	// last is the last request, with its results, to be settled when the line is
+	// free: its publisher finds it so, rather than open another connection.
+	last *request
 
 	reconnect bool // nothing more may be sent on the connection
 }
@@ -263,7 +247,11 @@ func (k *reckoning) next(r *request, p part) {
 	if k.part == len(r.parts) {
 		k.offset += len(r.buf)
 		k.req, k.part, k.first = k.req+1, 0, 0
-		r.settle() // and r is its publisher's again
+		if k.over() {
+			k.last = r
+		} else {
+			r.settle() // and r is its publisher's again
+		}
 	}
 }
 
@@ -289,20 +277,28 @@ func (k *reckoning) stopAt(r *request, p part, text string) {
 	})
 }
 
-// rest settles what has no answer yet, by where the commands of its part end in
-// the bytes of the batch.
-func (k *reckoning) rest(result func(end int) driver.Result) {
+// rest settles what has no answer yet. result is told how many bytes of the batch
+// must have left for the server to run any of the messages: a command that did
+// not leave whole is not run. Nor is a transaction without its end, but if MULTI
+// was refused, unheard, it is none.
+func (k *reckoning) rest(result func(bytes int) driver.Result) {
 	for !k.over() {
 		r := k.batch[k.req]
 		p := r.parts[k.part]
-		res := result(k.offset + p.end)
+		bytes := p.end
+		if p.isTx {
+			bytes = 1
+			if k.part > 0 {
+				bytes += r.parts[k.part-1].end
+			}
+		}
 		from := k.first
 		if k.bare { // some were answered one by one
 			from += max(0, min(k.step-1, p.n))
 		} else {
 			from += max(0, k.step-p.n-2) // some results of EXEC are there
 		}
-		r.set(from, k.first+p.n, res)
+		r.set(from, k.first+p.n, result(k.offset+bytes))
 		k.next(r, p)
 	}
 }

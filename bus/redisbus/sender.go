@@ -3,7 +3,6 @@ package redisbus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -23,6 +22,8 @@ import (
 type sender struct {
 	dial func(context.Context) (connection, error)
 
+	requests sync.Pool // of *request
+
 	ctx     context.Context // ends dialling
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
@@ -30,14 +31,15 @@ type sender struct {
 	mu     sync.Mutex // guards all below, and line.conn
 	closed bool
 	queue  []*request
-	free   []*line // the one used last is last
+	idle   []*line // the one used last is last
 	lines  []*line // all
 }
 
 const (
-	// maxLines: a second connection lets the server work while answers are taken
-	// from the first. More make batches smaller, not the server faster.
-	maxLines = 2
+	// maxLines: a few connections let few publishers go out at once, and the server
+	// work on one batch while answers to another are taken. With many publishers
+	// more lines make batches smaller and everything slower (measured with 1 to 8).
+	maxLines = 4
 	// maxBatchBytes and maxBatch bound a batch, or one request alone.
 	maxBatchBytes = 1 << 20
 	maxBatch      = 1000
@@ -52,34 +54,71 @@ func newSender(dial func(context.Context) (connection, error)) *sender {
 	return s
 }
 
-// send sends r and waits for its results, or until ctx ends. Its error is the
-// outcome of all messages; r is gone then, and else the caller's again.
+// maxPooled keeps an occasional large message from staying in memory.
+const maxPooled = 1 << 20
+
+func (s *sender) newRequest() *request {
+	r, ok := s.requests.Get().(*request)
+	if !ok {
+		return &request{done: make(chan struct{}, 1)}
+	}
+	r.buf, r.parts, r.count, r.results = r.buf[:0], r.parts[:0], 0, nil
+	r.state.Store(waiting)
+	return r
+}
+
+// free takes back a request that nobody else knows any more.
+func (s *sender) free(r *request) {
+	if cap(r.buf) <= maxPooled {
+		s.requests.Put(r)
+	}
+}
+
+// send sends r and waits for its results, or until ctx ends. A result is the
+// outcome of all messages, and r is gone then; nil: r is the caller's again.
 func (s *sender) send(ctx context.Context, r *request) *driver.Result {
+	l, err := s.enqueue(r)
+	switch {
+	case err != nil:
+		return &driver.Result{Outcome: driver.Rejected, Err: err}
+	case l != nil && len(r.buf) <= maxDirect && l.conn != nil:
+		return s.sendDirectly(ctx, l, r)
+	case l != nil:
+		s.workers.Go(func() { s.work(l, []*request{r}) })
+	}
+	return s.wait(ctx, r)
+}
+
+// submit sends r on another goroutine. Without an error wait must follow.
+func (s *sender) submit(r *request) error {
+	l, err := s.enqueue(r)
+	if l != nil {
+		s.workers.Go(func() { s.work(l, []*request{r}) })
+	}
+	return err
+}
+
+// enqueue returns the line on which r is to be sent now, nil if r is in the
+// queue.
+func (s *sender) enqueue(r *request) (*line, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
-		return &driver.Result{Outcome: driver.Rejected, Err: driver.ErrClosed}
+		return nil, driver.ErrClosed
 	}
 	l := s.takeLine()
 	if l == nil {
 		s.queue = append(s.queue, r)
-		s.mu.Unlock()
-		return s.wait(ctx, r)
 	}
-	s.mu.Unlock()
-	if len(r.buf) <= maxDirect && l.conn != nil {
-		return s.sendDirectly(ctx, l, r)
-	}
-	s.workers.Go(func() { s.work(l, []*request{r}) })
-	return s.wait(ctx, r)
+	return l, nil
 }
 
 // takeLine returns a line that nobody uses, nil when there may be no more. s.mu
 // is held.
 func (s *sender) takeLine() *line {
-	if n := len(s.free); n > 0 {
-		l := s.free[n-1]
-		s.free = s.free[:n-1]
+	if n := len(s.idle); n > 0 {
+		l := s.idle[n-1]
+		s.idle = s.idle[:n-1]
 		return l
 	}
 	if len(s.lines) == maxLines {
@@ -115,7 +154,7 @@ func (s *sender) sendDirectly(ctx context.Context, l *line, r *request) *driver.
 	if !ok || end.Before(deadline) {
 		deadline = end
 	}
-	if err := l.conn.SetReadDeadline(deadline); err != nil || !l.alive() {
+	if !l.alive(deadline) {
 		s.drop(l)
 		s.workers.Go(func() { s.work(l, []*request{r}) })
 		return s.wait(ctx, r)
@@ -125,7 +164,6 @@ func (s *sender) sendDirectly(ctx context.Context, l *line, r *request) *driver.
 	if l.send(l.spare) != nil {
 		s.drop(l)
 		s.pass(l)
-		<-r.done
 		return nil
 	}
 	interrupted := func() bool { return false }
@@ -150,7 +188,6 @@ func (s *sender) sendDirectly(ctx context.Context, l *line, r *request) *driver.
 	}
 	s.end(l, err)
 	s.pass(l)
-	<-r.done
 	return nil
 }
 
@@ -167,24 +204,32 @@ func (s *sender) end(l *line, err error) {
 // finish takes the answers to a batch whose publisher left, and works on.
 func (s *sender) finish(l *line) {
 	s.end(l, l.receive(true))
-	s.work(l, s.next(l))
+	if batch := s.next(l); batch != nil {
+		s.work(l, batch)
+	}
 }
 
 // work sends batches until the queue is empty.
 func (s *sender) work(l *line, batch []*request) {
-	for ; batch != nil; batch = s.next(l) {
-		s.sendBatch(l, batch)
+	for batch != nil {
+		last := s.sendBatch(l, batch)
+		batch = s.next(l)
+		if last != nil {
+			last.settle()
+		}
 	}
 }
 
-func (s *sender) sendBatch(l *line, batch []*request) {
-	if l.conn != nil && !l.alive() {
+// sendBatch returns the request that is to be settled when the line is free, if
+// any.
+func (s *sender) sendBatch(l *line, batch []*request) (last *request) {
+	if l.conn != nil && !l.alive(time.Now().Add(l.read)) {
 		s.drop(l)
 	}
 	if l.conn == nil {
 		if err := s.connect(l); err != nil {
 			s.reject(batch, err)
-			return
+			return nil
 		}
 	}
 	marked := batch[:0]
@@ -194,13 +239,14 @@ func (s *sender) sendBatch(l *line, batch []*request) {
 		}
 	}
 	if len(marked) == 0 {
-		return
+		return nil
 	}
 	if l.send(marked) != nil {
 		s.drop(l)
-		return
+	} else {
+		s.end(l, l.receive(true))
 	}
-	s.end(l, l.receive(true))
+	return l.last
 }
 
 // connect dials. Publishers that wait can still leave.
@@ -221,9 +267,7 @@ func (s *sender) connect(l *line) error {
 // reject settles a batch that no connection could be made for. Those in the
 // queue waited for the same, unless another line works.
 func (s *sender) reject(batch []*request, err error) {
-	if !isReply(err) && !errors.Is(err, driver.ErrClosed) {
-		err = fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
-	}
+	err = unavailable(err)
 	s.mu.Lock()
 	if !slices.ContainsFunc(s.lines, func(l *line) bool { return l.conn != nil }) {
 		batch = append(batch, s.queue...)
@@ -251,7 +295,7 @@ func (s *sender) next(l *line) []*request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queue) == 0 {
-		s.free = append(s.free, l)
+		s.idle = append(s.idle, l)
 		return nil
 	}
 	n, messages, bytes := 0, 0, 0
@@ -294,7 +338,7 @@ func (s *sender) cut() {
 func (s *sender) close() {
 	s.cut()
 	s.workers.Wait()
-	for _, l := range s.free {
+	for _, l := range s.idle {
 		s.drop(l)
 	}
 }

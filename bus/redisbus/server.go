@@ -61,10 +61,15 @@ func (s *server) fail(op string, err error) error {
 	if errors.Is(err, redis.ErrClosed) {
 		return fmt.Errorf("redis: %s: %w", op, driver.ErrClosed)
 	}
-	if !isReply(err) && !errors.Is(err, driver.ErrClosed) && !errors.Is(err, driver.ErrPermanent) {
-		err = fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
+	return fmt.Errorf("redis: %s: %w", op, unavailable(err))
+}
+
+// unavailable marks a failure to reach the server.
+func unavailable(err error) error {
+	if isReply(err) || errors.Is(err, driver.ErrClosed) || errors.Is(err, driver.ErrPermanent) {
+		return err
 	}
-	return fmt.Errorf("redis: %s: %w", op, err)
+	return fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
 }
 
 // isReply tells that err is what the server answered, rather than that there

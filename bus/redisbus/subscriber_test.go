@@ -222,18 +222,23 @@ func TestADeliveryThatTheConnectionLostComesBeforeLaterEvents(t *testing.T) {
 	r := realRedis(t)
 	proxy := brokertest.Proxy(t, r.Addr)
 	direct, topic := open(t, creating(r.URL)), brokertest.Name(t, "topic")
-	b := open(t, creating("redis://"+proxy.Addr+"/0?read_timeout=500ms"))
-	s := subscriber(t, b, "g")
+	cfg := creating("redis://" + proxy.Addr)
+	cfg.ClientName = topic
+	cfg.BlockTime = 10 * time.Second // the read below must still be waiting when 2 is published
+	s := subscriber(t, open(t, cfg), "g")
 	ch := subscribe(t, s, topic)
 	publish(t, direct, topic, "1")
 	take(t, ch, "1")
+	c := client(t, r.URL)
+	untilPending(t, c, topic, "g", 0) // or the ack would be lost too, and 1 be pending
+	untilReading(t, c, cfg.ClientName)
 	proxy.LoseReplies()
 	publish(t, direct, topic, "2", "3")
-	untilPending(t, client(t, r.URL), topic, "g", 1) // 2 was delivered into the void
+	untilPending(t, c, topic, "g", 1) // 2 was delivered into the void
 	proxy.Restore()
 	take(t, ch, "2", "3")
 	drain(t, s)
-	untilPending(t, client(t, r.URL), topic, "g", 0)
+	untilPending(t, c, topic, "g", 0)
 }
 
 func TestOpeningAndSubscribingSucceedWhileTheServerIsDown(t *testing.T) {

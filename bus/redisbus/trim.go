@@ -3,6 +3,7 @@ package redisbus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -50,38 +51,47 @@ func (n *Native) watchStorage(ctx context.Context) {
 	}
 }
 
-// trim trims the topics in use once, and notes who stands in the way.
+// trim trims the topics in use once, and notes who stands in the way. A topic
+// that fails keeps no other from being trimmed.
 func (n *Native) trim(ctx context.Context) error {
 	var held []driver.HeldBack
-	var failed error
+	var failed []error
 	n.topics.Range(func(k, v any) bool {
-		p := v.(*topic).parts.Load()
+		name, p := k.(string), v.(*topic).parts.Load()
 		if p == nil {
 			return true
 		}
-		var ofTopic []driver.HeldBack
-		for _, stream := range p.streams {
-			groups, err := n.trimStream(ctx, stream)
-			if err != nil {
-				failed = fmt.Errorf("trim %s: %w", stream, err)
-				return ctx.Err() == nil
-			}
-			for _, g := range groups {
-				g.Topic = k.(string)
-				ofTopic = addHeld(ofTopic, g)
-			}
+		ofTopic, err := n.trimTopic(ctx, name, p)
+		if err != nil {
+			failed = append(failed, err)
+			ofTopic = slices.DeleteFunc(n.HeldBack(), func(h driver.HeldBack) bool { return h.Topic != name }) // as it was
 		}
 		held = append(held, ofTopic...)
 		return ctx.Err() == nil
 	})
-	if failed != nil {
-		return failed
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	slices.SortFunc(held, func(a, b driver.HeldBack) int {
 		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Group, b.Group))
 	})
 	n.held.Store(&held)
-	return nil
+	return errors.Join(failed...)
+}
+
+func (n *Native) trimTopic(ctx context.Context, name string, p *partitioned) ([]driver.HeldBack, error) {
+	var held []driver.HeldBack
+	for _, stream := range p.streams {
+		groups, err := n.trimStream(ctx, stream)
+		if err != nil {
+			return nil, fmt.Errorf("trim %s: %w", stream, err)
+		}
+		for _, g := range groups {
+			g.Topic = name
+			held = addHeld(held, g)
+		}
+	}
+	return held, nil
 }
 
 // addHeld adds what is known of another partition of a topic.
@@ -112,7 +122,7 @@ func (n *Native) HeldBack() []driver.HeldBack {
 type position struct {
 	redis.XInfoGroup
 	next   streamID // the first entry that it has not consumed, if there is one
-	unread int64 // entries that it has not settled, at most
+	unread int64    // entries that it has not settled, at most
 }
 
 // trimStream trims a stream, and returns the groups that keep too much of it.

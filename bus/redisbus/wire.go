@@ -30,11 +30,13 @@ const maxMetadataBytes = 1 << 20
 // never fails: an error would end the stock adapter's subscription for good, at
 // the same entry every time.
 type wire struct {
-	stock redisstream.DefaultMarshallerUnmarshaller
+	stock    redisstream.DefaultMarshallerUnmarshaller
+	maxBytes int // of a message that is written; 0 for no limit
 }
 
-// Marshal writes msg. The payload is wrapped, so that Publish learns whether the
-// entry was written to a connection.
+// Marshal writes msg. It refuses one of more than maxBytes, where the metadata is
+// looked through anyway. The payload is wrapped, so that Publish learns whether
+// the entry was written to a connection.
 func (w wire) Marshal(topic string, msg *message.Message) (map[string]any, error) {
 	if msg.Metadata[fieldUUID] != "" {
 		return w.stock.Marshal(topic, msg) // which says what is wrong
@@ -44,7 +46,12 @@ func (w wire) Marshal(topic string, msg *message.Message) (map[string]any, error
 		metadata = maps.Clone(metadata)
 		delete(metadata, events.HeaderMalformed)
 	}
-	values := map[string]any{fieldUUID: msg.UUID, fieldMetadata: appendMetadata(make([]byte, 0, 512), metadata), fieldPayload: []byte(msg.Payload)}
+	packed, size := appendMetadata(make([]byte, 0, 512), metadata)
+	size += len(msg.UUID) + len(msg.Payload)
+	if w.maxBytes > 0 && size > w.maxBytes {
+		return nil, fmt.Errorf("%d bytes, more than %d", size, w.maxBytes)
+	}
+	values := map[string]any{fieldUUID: msg.UUID, fieldMetadata: packed, fieldPayload: []byte(msg.Payload)}
 	if a := attemptOf(msg.Context()); a != nil {
 		values[fieldPayload] = written{attempt: a, payload: msg.Payload}
 	}
@@ -52,12 +59,12 @@ func (w wire) Marshal(topic string, msg *message.Message) (map[string]any, error
 }
 
 // appendMetadata writes what the stock marshaller writes, a MessagePack map of
-// strings or nothing, in a quarter of its time.
+// strings or nothing, in a quarter of its time. size is what the strings take.
 // https://github.com/msgpack/msgpack/blob/master/spec.md
-func appendMetadata(b []byte, metadata message.Metadata) []byte {
+func appendMetadata(b []byte, metadata message.Metadata) (_ []byte, size int) {
 	switch n := len(metadata); {
 	case n == 0:
-		return b
+		return b, 0
 	case n < 1<<4:
 		b = append(b, 0x80|byte(n))
 	case n < 1<<16:
@@ -66,9 +73,10 @@ func appendMetadata(b []byte, metadata message.Metadata) []byte {
 		b = binary.BigEndian.AppendUint32(append(b, 0xdf), uint32(n)) //nolint:gosec // Publish bounds the whole
 	}
 	for k, v := range metadata {
+		size += len(k) + len(v)
 		b = appendString(appendString(b, k), v)
 	}
-	return b
+	return b, size
 }
 
 func appendString(b []byte, s string) []byte {

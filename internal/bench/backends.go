@@ -19,30 +19,29 @@ import (
 	"github.com/aura360/eventbus/router"
 )
 
-// publishSlices alternate within a round of publishing.
-const publishSlices = 4
+// publishSlices alternate within a round of publishing. A slice takes some tens
+// of milliseconds.
+const publishSlices = 16
 
 // redisComparisons compares on one Redis. Both sides: one client each, XADD
 // never sent twice by the client, no trimming.
 func redisComparisons(name, url string, o options) ([]comparison, error) {
+	opts, err := redis.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
 	b, err := bus.Open(context.Background(), bus.Config{
 		Backend: bus.Redis, ServiceName: "bench", Redis: bus.RedisConfig{URL: bus.Secret(url)},
 	})
 	if err != nil {
 		return nil, err
 	}
-	client := func() (redis.UniversalClient, error) {
-		opts, err := redis.ParseURL(url)
-		if err != nil {
-			return nil, err
-		}
-		opts.MaxRetries = -1
-		return redis.NewClient(opts), nil
+	client := func() redis.UniversalClient {
+		own := *opts // go-redis writes its defaults into it
+		own.MaxRetries = -1
+		return redis.NewClient(&own)
 	}
-	c, err := client()
-	if err != nil {
-		return nil, err
-	}
+	c := client()
 	if err := c.Del(context.Background(), topic).Err(); err != nil {
 		return nil, err
 	}
@@ -54,19 +53,12 @@ func redisComparisons(name, url string, o options) ([]comparison, error) {
 		return nil, err
 	}
 	open := func(group string) (message.Subscriber, error) {
-		c, err := client()
-		if err != nil {
-			return nil, err
-		}
 		return redisstream.NewSubscriber(redisstream.SubscriberConfig{
-			Client: c, ConsumerGroup: group, OldestId: "0", DisableIndefiniteInitialBlock: true,
+			Client: client(), ConsumerGroup: group, OldestId: "0", DisableIndefiniteInitialBlock: true,
 			BlockTime: 100 * time.Millisecond,
 		}, watermill.NopLogger{})
 	}
-	return []comparison{
-		{name + ", consume", o.consume, 1, consumeBare(open, topic), consumeOurs(b)},
-		{name + ", publish one at a time", o.publish, publishSlices, publishBare(pub, topic), publishOurs(b)},
-	}, nil
+	return atBroker(opts.Addr, name, o, consumeBare(open, topic), consumeOurs(b), publishBare(pub, topic), publishOurs(b)), nil
 }
 
 // kafkaComparisons compares on one Kafka. Both sides: acks=all, idempotent, one
@@ -107,10 +99,23 @@ func kafkaComparisons(addr string, o options) ([]comparison, error) {
 			Brokers: []string{addr}, ConsumerGroup: group, Unmarshaler: kafka.DefaultMarshaler{}, OverwriteSaramaConfig: c,
 		}, watermill.NopLogger{})
 	}
-	return []comparison{
-		{"kafka, consume", o.consume, 1, consumeBare(open, topic), consumeOurs(b)},
-		{"kafka, publish one at a time", o.publish, publishSlices, publishBare(pub, topic), publishOurs(b)},
-	}, nil
+	return atBroker(addr, "kafka", o, consumeBare(open, topic), consumeOurs(b), publishBare(pub, topic), publishOurs(b)), nil
+}
+
+// atBroker compares consuming and publishing at the broker at addr. When it is
+// on this machine they run on a core each, and publishing also on one for both.
+func atBroker(addr, name string, o options, consumeBare, consumeOurs, publishBare, publishOurs side) []comparison {
+	consume := comparison{name: name + ", consume", n: o.consume, slices: 1, bare: consumeBare, ours: consumeOurs}
+	publish := comparison{name: name + ", publish one at a time", n: o.publish, slices: publishSlices, bare: publishBare, ours: publishOurs}
+	servers, ok := canPlace(addr)
+	if !ok {
+		return []comparison{consume, publish}
+	}
+	consume.servers, publish.servers = servers, servers
+	consume.cores, publish.cores = twoCores, twoCores
+	shared := publish
+	shared.cores = oneCore
+	return []comparison{consume, publish, shared}
 }
 
 // keyed is the adapter's marshaler with the record's key taken from the
@@ -132,19 +137,19 @@ func (k keyed) Marshal(topic string, msg *message.Message) (*sarama.ProducerMess
 // router.
 func memoryComparisons(o options) []comparison {
 	return []comparison{
-		{"memory, publish to typed handler", o.memory, 1, memoryBare, memoryOurs},
+		{name: "memory, publish to typed handler", n: o.memory, slices: 1, bare: memoryBare, ours: memoryOurs},
 	}
 }
 
-func memoryBare(ctx context.Context, n int) (time.Duration, error) {
+func memoryBare(ctx context.Context, m *meter, n int) error {
 	g := gochannel.NewGoChannel(gochannel.Config{BlockPublishUntilSubscriberAck: true}, watermill.NopLogger{})
 	r, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var seen atomic.Int64
-	r.AddConsumerHandler("count", topic, g, func(m *message.Message) error {
-		_, err := events.Decode[moodNoted](m.Metadata, m.Payload)
+	r.AddConsumerHandler("count", topic, g, func(msg *message.Message) error {
+		_, err := events.Decode[moodNoted](msg.Metadata, msg.Payload)
 		seen.Add(1)
 		return err
 	})
@@ -153,44 +158,43 @@ func memoryBare(ctx context.Context, n int) (time.Duration, error) {
 	<-r.Running()
 	source := events.SourceOf("bench")
 	evs := typed(n)
-	start := time.Now()
+	m.start()
 	for _, e := range evs {
 		enc, err := events.Encode(e, events.Base{})
 		if err != nil {
-			return 0, err
+			return err
 		}
-		m := message.NewMessage(enc.Base.ID, enc.Body)
-		m.Metadata = enc.Header(source)
-		if err := g.Publish(topic, m); err != nil {
-			return 0, err
+		msg := message.NewMessage(enc.Base.ID, enc.Body)
+		msg.Metadata = enc.Header(source)
+		if err := g.Publish(topic, msg); err != nil {
+			return err
 		}
 	}
-	d := time.Since(start)
+	m.stop()
 	if err := r.Close(); err != nil {
-		return 0, err
+		return err
 	}
 	if seen.Load() != int64(n) {
-		return 0, fmt.Errorf("GoChannel handled %d of %d", seen.Load(), n)
+		return fmt.Errorf("GoChannel handled %d of %d", seen.Load(), n)
 	}
-	return d, <-ran
+	return <-ran
 }
 
-func memoryOurs(ctx context.Context, n int) (time.Duration, error) {
+func memoryOurs(ctx context.Context, m *meter, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	b, err := bus.Open(ctx, bus.Config{Backend: bus.Memory, ServiceName: "bench"})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	r, err := router.New(b, "count")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var seen atomic.Int64
-	var end time.Time
 	router.Handle(r, "count", func(context.Context, moodNoted) error {
 		if seen.Add(1) == int64(n) {
-			end = time.Now()
+			m.stop()
 			cancel()
 		}
 		return nil
@@ -199,19 +203,19 @@ func memoryOurs(ctx context.Context, n int) (time.Duration, error) {
 	go func() { ran <- r.Run(ctx) }()
 	<-r.Running()
 	evs := typed(n)
-	start := time.Now()
+	m.start()
 	for _, e := range evs {
 		if err := b.Publish(context.WithoutCancel(ctx), e); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if err := <-ran; err != nil {
-		return 0, err
+		return err
 	}
 	if seen.Load() != int64(n) {
-		return 0, fmt.Errorf("handled %d of %d", seen.Load(), n)
+		return fmt.Errorf("handled %d of %d", seen.Load(), n)
 	}
-	return end.Sub(start), b.Close()
+	return b.Close()
 }
 
 func typed(n int) []events.Event {

@@ -57,41 +57,40 @@ func wire(n int) ([]*message.Message, error) {
 // publishOurs publishes typed events one at a time through the whole chain. The
 // adapters know no contexts, so nobody can cancel this one either.
 func publishOurs(b *bus.Bus) side {
-	return func(ctx context.Context, n int) (time.Duration, error) {
+	return func(ctx context.Context, m *meter, n int) error {
 		ctx = context.WithoutCancel(ctx)
-		evs := make([]events.Event, n)
-		for i := range evs {
-			evs[i] = event(i)
-		}
-		start := time.Now()
+		evs := typed(n)
+		m.start()
 		for _, e := range evs {
 			if err := b.Publish(ctx, e); err != nil {
-				return 0, err
+				return err
 			}
 		}
-		return time.Since(start), nil
+		m.stop()
+		return nil
 	}
 }
 
 // publishBare publishes the same bytes one at a time with the adapter itself, as
 // a program without a bus does: it makes a message of them and sets the headers.
 func publishBare(p message.Publisher, topic string) side {
-	return func(_ context.Context, n int) (time.Duration, error) {
+	return func(_ context.Context, m *meter, n int) error {
 		ready, err := wire(n)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		start := time.Now()
+		m.start()
 		for _, w := range ready {
-			m := message.NewMessage(watermill.NewUUID(), w.Payload)
+			msg := message.NewMessage(watermill.NewUUID(), w.Payload)
 			for k, v := range w.Metadata {
-				m.Metadata.Set(k, v)
+				msg.Metadata.Set(k, v)
 			}
-			if err := p.Publish(topic, m); err != nil {
-				return 0, err
+			if err := p.Publish(topic, msg); err != nil {
+				return err
 			}
 		}
-		return time.Since(start), nil
+		m.stop()
+		return nil
 	}
 }
 
@@ -109,64 +108,62 @@ const patience = 3 * time.Minute
 // clock runs from the first handled event to the last: joining a group is not
 // what is compared.
 func consumeOurs(b *bus.Bus) side {
-	return func(ctx context.Context, n int) (time.Duration, error) {
+	return func(ctx context.Context, m *meter, n int) error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		r, err := router.New(b, newGroup())
 		if err != nil {
-			return 0, err
+			return err
 		}
 		var seen atomic.Int64
-		var start, end time.Time
 		router.Handle(r, "count", func(context.Context, moodNoted) error {
 			switch seen.Add(1) {
 			case 1:
-				start = time.Now()
+				m.start()
 			case int64(n):
-				end = time.Now()
+				m.stop()
 				cancel()
 			}
 			return nil
 		})
 		if err := r.Run(ctx); err != nil {
-			return 0, err
+			return err
 		}
 		if seen.Load() < int64(n) {
-			return 0, fmt.Errorf("%d of %d events within %v", seen.Load(), n, patience)
+			return fmt.Errorf("%d of %d events within %v", seen.Load(), n, patience)
 		}
-		return end.Sub(start), nil
+		return nil
 	}
 }
 
 // consumeBare drains n messages with the adapter's subscriber itself.
 func consumeBare(open func(group string) (message.Subscriber, error), topic string) side {
-	return func(ctx context.Context, n int) (time.Duration, error) {
+	return func(ctx context.Context, m *meter, n int) error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		s, err := open(newGroup())
 		if err != nil {
-			return 0, err
+			return err
 		}
 		msgs, err := s.Subscribe(ctx, topic)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		var start, end time.Time
 		seen := 0
-		for m := range msgs {
-			m.Ack()
+		for msg := range msgs {
+			msg.Ack()
 			if seen++; seen == 1 {
-				start = time.Now()
+				m.start()
 			}
 			if seen == n {
-				end = time.Now()
+				m.stop()
 				break
 			}
 		}
 		if seen < n {
-			return 0, fmt.Errorf("%d of %d messages within %v", seen, n, patience)
+			return fmt.Errorf("%d of %d messages within %v", seen, n, patience)
 		}
-		return end.Sub(start), s.Close()
+		return s.Close()
 	}
 }
 

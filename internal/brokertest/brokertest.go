@@ -114,7 +114,7 @@ func Redises(t testing.TB) []Redis {
 func FakeRedis(t testing.TB) Redis {
 	t.Helper()
 	m := miniredis.NewMiniRedis()
-	if err := m.Start(); err != nil {
+	if err := m.StartAddr(local.Addr(Port(t))); err != nil {
 		t.Fatalf("start miniredis: %v", err)
 	}
 	t.Cleanup(m.Close)
@@ -153,6 +153,18 @@ func Name(t testing.TB, prefix string) string {
 	_, _ = rand.Read(b[:])
 	test := strings.ToLower(strings.Trim(notAllowed.ReplaceAllString(t.Name(), "-"), "-"))
 	return prefix + "." + test[:min(len(test), 60)] + "." + hex.EncodeToString(b[:])
+}
+
+// Port returns a port of the loopback interface on which nobody listens, and
+// that nobody else takes before the test does, nor while what the test starts
+// there is away.
+func Port(t testing.TB) int {
+	t.Helper()
+	port, err := local.Port(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 // required tells whether EVENTBUS_TEST_REQUIRE names a broker.

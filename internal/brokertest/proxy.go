@@ -15,6 +15,8 @@ import (
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"github.com/aura360/eventbus/internal/brokertest/local"
 )
 
 // FaultProxy is a TCP proxy that can do to a connection what networks do.
@@ -38,7 +40,7 @@ type FaultProxy struct {
 func Proxy(t testing.TB, upstream string) *FaultProxy {
 	t.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
-	p := &FaultProxy{t: t, proxy: toxiproxy.NewProxy(server, t.Name(), "127.0.0.1:0", upstream), toxics: map[string]bool{}}
+	p := &FaultProxy{t: t, proxy: toxiproxy.NewProxy(server, t.Name(), local.Addr(Port(t)), upstream), toxics: map[string]bool{}}
 	if err := p.proxy.Start(); err != nil {
 		t.Fatalf("start proxy to %s: %v", upstream, err)
 	}

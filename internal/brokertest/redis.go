@@ -58,9 +58,7 @@ func StartRedis(t testing.TB, o RedisOptions) *RedisProcess {
 func startRedis(t testing.TB, r local.Redis) *Process {
 	t.Helper()
 	if r.Port == 0 {
-		port, err := local.Port(0)
-		check(t, "redis", err)
-		r.Port = port
+		r.Port = Port(t)
 	}
 	server, err := r.Server()
 	check(t, "redis", err)
