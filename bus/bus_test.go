@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -569,4 +570,31 @@ func TestAPoisonTopicThatWasDeletedIsCreatedAgain(t *testing.T) {
 			t.Errorf("the topic was not created again: %v", err)
 		}
 	})
+}
+
+// keeping is a backend whose storage is held by groups.
+type keeping struct {
+	driver.Backend
+	held []driver.HeldBack
+}
+
+func (k *keeping) HeldBack() []driver.HeldBack { return k.held }
+
+func TestHealthNamesTheGroupsThatHoldStorage(t *testing.T) {
+	k := &keeping{Backend: newScripted()}
+	b, err := bus.OpenWith(t.Context(), bus.Config{Logger: quiet}, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for _, abandoned := range []bool{false, true} {
+		k.held = []driver.HeldBack{{Topic: "orders", Group: "g", Messages: 7, Abandoned: abandoned}}
+		want := bus.StatusOK
+		if abandoned {
+			want = bus.StatusDegraded
+		}
+		if h := b.Health(t.Context()); h.Status != want || !reflect.DeepEqual(h.HeldBack, k.held) {
+			t.Errorf("abandoned %v: %s, %+v", abandoned, h.Status, h.HeldBack)
+		}
+	}
 }

@@ -41,6 +41,9 @@ type Health struct {
 	// the backend has none or it could not be asked.
 	Server        *driver.Audit        `json:"server,omitempty"`
 	Subscriptions []SubscriptionHealth `json:"subscriptions"`
+	// HeldBack are the groups, of any service, for which the backend keeps
+	// messages that nobody else needs. An abandoned one degrades the status.
+	HeldBack []driver.HeldBack `json:"held_back,omitempty"`
 }
 
 // SubscriptionHealth is the condition of one topic's subscription.
@@ -82,6 +85,12 @@ func (b *Bus) Health(ctx context.Context) Health {
 	h.Subscriptions = b.subscriptions(ctx, up)
 	for _, s := range h.Subscriptions {
 		if !s.Connected && h.Status == StatusOK && h.Backend != Disabled {
+			h.Status = StatusDegraded
+		}
+	}
+	if r, ok := b.backend.(driver.StorageReporter); ok {
+		h.HeldBack = r.HeldBack()
+		if h.Status == StatusOK && slices.ContainsFunc(h.HeldBack, func(g driver.HeldBack) bool { return g.Abandoned }) {
 			h.Status = StatusDegraded
 		}
 	}

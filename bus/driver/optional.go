@@ -11,7 +11,8 @@ type TopicSpec struct {
 	// Partitions, 1 to 1000. 0 leaves the backend's configured default (3).
 	Partitions int
 	// Retention is how long messages are kept. 0 leaves the backend's configured
-	// default (7 days). A backend that cannot forget by age ignores it.
+	// default (7 days). A backend that cannot forget by age ignores it: native
+	// Redis keeps what some group has not consumed, and trims the rest.
 	Retention time.Duration
 	// MaxMessageBytes raises the largest message where the broker lets it.
 	MaxMessageBytes int
@@ -58,4 +59,23 @@ type Inspector interface {
 	// Lag returns how many messages of topic group has not settled. known is
 	// false when the group has never read the topic.
 	Lag(ctx context.Context, topic, group string) (lag int64, known bool, err error)
+}
+
+// StorageReporter is a Backend that frees storage of what every group has
+// consumed, and knows which groups stand in the way.
+type StorageReporter interface {
+	// HeldBack returns the groups that keep more than they should, by topic and
+	// group, as they were some seconds ago. It never blocks.
+	HeldBack() []HeldBack
+}
+
+// HeldBack is a group for which messages are kept that nobody else needs.
+type HeldBack struct {
+	Topic    string    `json:"topic"`
+	Group    string    `json:"group"`
+	Messages int64     `json:"messages"` // that it has not settled
+	Since    time.Time `json:"since"`    // when the oldest of them was published
+	// Abandoned: no member of the group has shown a sign of life for minutes.
+	// Otherwise it is alive and far behind others.
+	Abandoned bool `json:"abandoned"`
 }

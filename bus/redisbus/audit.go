@@ -22,7 +22,7 @@ const (
 	findReplicas  = "replication is asynchronous: a failover may lose the last acknowledged events; " +
 		"min-replicas-to-write and min-replicas-max-lag make the loss smaller"
 	findMemory = "memory is %d %% of maxmemory: at 100 %% publishing is refused (OOM)"
-	// findNotTrimmed always holds.
+	// findNotTrimmed always holds for the stock build.
 	findNotTrimmed = "streams are never trimmed by this build: memory grows with every event published; " +
 		"trim by hand what every group has read (XTRIM MINID)"
 )
@@ -33,19 +33,26 @@ const nearlyFull = 80
 // Audit implements driver.Auditor. Of a Cluster all masters are looked at; the
 // worst counts.
 func (b *Backend) Audit(ctx context.Context) (driver.Audit, error) {
+	a, err := b.auditAll(ctx)
+	if err == nil {
+		a.Findings = append(a.Findings, findNotTrimmed)
+	}
+	return a, err
+}
+
+func (s *server) auditAll(ctx context.Context) (driver.Audit, error) {
 	a, err := bounded(ctx, func() (driver.Audit, error) {
 		a := driver.Audit{Durable: true}
-		err := b.eachMaster(ctx, func(ctx context.Context, c redis.Cmdable) error { return b.audit(ctx, c, &a) })
+		err := s.eachMaster(ctx, func(ctx context.Context, c redis.Cmdable) error { return s.audit(ctx, c, &a) })
 		return a, err
 	})
 	if err != nil {
-		return driver.Audit{}, b.fail("audit", err)
+		return driver.Audit{}, s.fail("audit", err)
 	}
-	a.Findings = append(a.Findings, findNotTrimmed)
 	return a, nil
 }
 
-func (b *Backend) audit(ctx context.Context, c redis.Cmdable, a *driver.Audit) error {
+func (s *server) audit(ctx context.Context, c redis.Cmdable, a *driver.Audit) error {
 	find := func(f string) {
 		if !slices.Contains(a.Findings, f) {
 			a.Findings = append(a.Findings, f)
@@ -99,7 +106,7 @@ func (b *Backend) audit(ctx context.Context, c redis.Cmdable, a *driver.Audit) e
 		find(fmt.Sprintf(findMemory, used*100/limit))
 	}
 	replicas, _ := strconv.Atoi(info["connected_slaves"])
-	if replicas > 0 || b.opts.Kind() != "single" {
+	if replicas > 0 || s.opts.Kind() != "single" {
 		find(findReplicas)
 	}
 	return nil

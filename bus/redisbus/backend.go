@@ -12,19 +12,13 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/aura360/eventbus/bus/driver"
-	"github.com/aura360/eventbus/internal/redisclient"
 	"github.com/aura360/eventbus/internal/relay"
 )
 
-// name is the value of MESSAGING_BACKEND, and the backend's in errors and logs.
-const name = "redis"
-
 // Backend is a driver.Backend on Redis Streams.
 type Backend struct {
-	cfg  Config
-	opts *redisclient.Options
+	*server
 
-	admin     redis.UniversalClient // all but publishing and reading
 	lanes     *lanes                // publishing to one server
 	pub       redis.UniversalClient // publishing to a Cluster or behind Sentinels
 	publisher *redisstream.Publisher
@@ -45,37 +39,21 @@ var (
 // Open returns a backend. It does no I/O, so it succeeds while Redis is down:
 // Ping tells. An error is one of cfg, and contains no password.
 func Open(cfg Config) (*Backend, error) {
-	if err := cfg.setDefaults(); err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
-	}
-	opts, err := redisclient.Parse(cfg.URL)
+	srv, err := newServer(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
+		return nil, err
 	}
-	err = opts.Apply(redisclient.Settings{
-		ClientName: cfg.ClientName,
-		Username:   cfg.Username, Password: cfg.Password,
-		SentinelUsername: cfg.SentinelUsername, SentinelPassword: cfg.SentinelPassword,
-		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, ServerName: cfg.ServerName,
-		DialTimeout: cfg.DialTimeout, Timeout: cfg.Timeout,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
-	}
-	b := &Backend{cfg: cfg, opts: opts, admin: opts.New(), subs: map[*subscriber]struct{}{}}
-	if opts.Kind() == "single" {
+	b := &Backend{server: srv, subs: map[*subscriber]struct{}{}}
+	if b.opts.Kind() == "single" {
 		b.lanes = newLanes(b)
 		return b, nil
 	}
-	b.pub = opts.New()
+	b.pub = b.opts.New()
 	if b.publisher, err = b.newPublisher(b.pub); err != nil {
 		return nil, errors.Join(fmt.Errorf("redis: %w", err), b.pub.Close(), b.admin.Close())
 	}
 	return b, nil
 }
-
-// Name implements driver.Backend.
-func (b *Backend) Name() string { return name }
 
 // Capabilities implements driver.Backend. A topic is one stream, whose entries
 // the members of a group share one by one: with several members, two events of
@@ -88,12 +66,6 @@ func (b *Backend) Capabilities() driver.Capabilities {
 		CrossProcess:        true,
 		MaxMessageBytes:     b.cfg.MaxMessageBytes,
 	}
-}
-
-// Ping implements driver.Backend.
-func (b *Backend) Ping(ctx context.Context) error {
-	_, err := bounded(ctx, func() (string, error) { return b.admin.Ping(ctx).Result() })
-	return b.fail("ping", err)
 }
 
 // Subscriber implements driver.Backend. MaxInFlight and DirectSettle say nothing
@@ -182,53 +154,3 @@ func (b *Backend) begin() bool {
 }
 
 func (b *Backend) end() { b.sending.Done() }
-
-// fail names what failed, and marks a failure to reach the server.
-func (b *Backend) fail(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, redis.ErrClosed) {
-		return fmt.Errorf("redis: %s: %w", op, driver.ErrClosed)
-	}
-	if !isReply(err) && !errors.Is(err, driver.ErrClosed) && !errors.Is(err, driver.ErrPermanent) {
-		err = fmt.Errorf("%w: %w", driver.ErrUnavailable, err)
-	}
-	return fmt.Errorf("redis: %s: %w", op, err)
-}
-
-// isReply tells that err is what the server answered, rather than that there
-// was no answer.
-func isReply(err error) bool {
-	var e redis.Error
-	return errors.As(err, &e)
-}
-
-// closed ignores that a client was closed before.
-func closed(err error) error {
-	if errors.Is(err, redis.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// bounded runs f and returns when it does or ctx ends. go-redis does not listen
-// to a context that is cancelled; f is left to the client's timeouts then.
-func bounded[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	ch := make(chan result, 1)
-	go func() {
-		v, err := f()
-		ch <- result{v, err}
-	}()
-	select {
-	case r := <-ch:
-		return r.v, r.err
-	case <-ctx.Done():
-		var zero T
-		return zero, context.Cause(ctx)
-	}
-}

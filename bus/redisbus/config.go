@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/aura360/eventbus/bus/driver"
@@ -49,9 +50,15 @@ type Config struct {
 	ClaimAfter time.Duration
 
 	// Provision says whether a stream that is missing is created when it is
-	// first published to or subscribed to. Redis knows neither partitions nor
-	// retention.
+	// first published to or subscribed to. Partitions are the native build's:
+	// the stock one has one stream per topic. Redis knows no retention: the stock
+	// build keeps everything, the native one what some group has not consumed.
 	Provision driver.Provision
+
+	// Namespace is the prefix of the keys in which the native build keeps what it
+	// has to remember: how many partitions a topic has, and who reads which.
+	// Defaults to "eventbus".
+	Namespace string
 
 	// Log defaults to discarding.
 	Log *slog.Logger
@@ -60,6 +67,9 @@ type Config struct {
 const (
 	defaultMaxMessageBytes = 32<<20 + 64<<10
 	maxMaxMessageBytes     = 512 << 20
+
+	defaultPartitions = 3
+	maxPartitions     = 1000
 )
 
 // setDefaults fills in and checks. It reports everything that is wrong.
@@ -79,6 +89,18 @@ func (c *Config) setDefaults() error {
 		within("ClaimAfter", &c.ClaimAfter, time.Minute, time.Second, 24*time.Hour),
 		within("DialTimeout", &c.DialTimeout, 5*time.Second, time.Millisecond, time.Hour),
 		within("Timeout", &c.Timeout, 5*time.Second, time.Millisecond, time.Hour))
+	if c.Namespace == "" {
+		c.Namespace = "eventbus"
+	}
+	if strings.ContainsAny(c.Namespace, "{}") { // they choose a Cluster's slot
+		errs = append(errs, fmt.Errorf("a Namespace with braces, %q: want one without", c.Namespace))
+	}
+	if p := c.Provision.Partitions; p < 0 || p > maxPartitions {
+		errs = append(errs, fmt.Errorf("Provision.Partitions %d: want 1 to %d", p, maxPartitions))
+	}
+	if c.Provision.Partitions == 0 {
+		c.Provision.Partitions = defaultPartitions
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -22,15 +22,19 @@ type server struct {
 }
 
 func harness(start func(t *testing.T) server, t *testing.T) drivertest.Harness {
+	return harnessOf(start, t, func(t testing.TB, url string) driver.Backend {
+		b, err := redisbus.Open(creating(url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	})
+}
+
+func harnessOf(start func(t *testing.T) server, t *testing.T, open func(t testing.TB, url string) driver.Backend) drivertest.Harness {
 	main := start(t)
 	opener := func(url string) func(t testing.TB) driver.Backend {
-		return func(t testing.TB) driver.Backend {
-			b, err := redisbus.Open(creating(url))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return b
-		}
+		return func(t testing.TB) driver.Backend { return open(t, url) }
 	}
 	return drivertest.Harness{
 		Open: opener(main.url),
@@ -104,7 +108,7 @@ func TestWatermillsSuite(t *testing.T) {
 	t.Run("redis", func(t *testing.T) { watermillsSuite(t, harness(throwAway, t)) })
 }
 
-func watermillsSuite(t *testing.T, h drivertest.Harness) {
+func watermillsSuite(t *testing.T, h drivertest.Harness, adapt ...func(*tests.Features)) {
 	t.Helper()
 	// The suite forgets to close a subscriber (its TestPublishSubscribeInOrder
 	// defers the outcome of Close rather than Close).
@@ -118,7 +122,7 @@ func watermillsSuite(t *testing.T, h drivertest.Harness) {
 		})
 		return b
 	}
-	drivertest.RunWatermill(t, h, tests.Features{
+	features := tests.Features{
 		ConsumerGroups:                      true,
 		ExactlyOnceDelivery:                 false,
 		GuaranteedOrder:                     true,
@@ -131,5 +135,9 @@ func watermillsSuite(t *testing.T, h drivertest.Harness) {
 		// Nacks one message 5 times rather than 300: the pause between grows to
 		// seconds here, by design.
 		ForceShort: true,
-	})
+	}
+	for _, f := range adapt {
+		f(&features)
+	}
+	drivertest.RunWatermill(t, h, features)
 }

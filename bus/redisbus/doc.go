@@ -1,6 +1,14 @@
-// Package redisbus is the bus on Redis Streams: one stream per topic, one
-// consumer group per group of the bus. This build is on the stock
-// watermill-redisstream adapter.
+// Package redisbus is the bus on Redis Streams: one consumer group per group of
+// the bus, in two builds whose wire is the same.
+//
+// [Native], opened with [OpenNative], is our own publisher and subscriber. A
+// topic is one stream per partition, so that the events of a key stay in order
+// with any number of processes; publishing goes out in batches, as a transaction
+// for each stream; and streams are trimmed of what every group has consumed. See
+// docs/adr/005-redis-partitions.md.
+//
+// [Backend], opened with [Open], is on the stock watermill-redisstream adapter:
+// one stream per topic. The rest of this page is about it.
 //
 //	b, err := redisbus.Open(redisbus.Config{
 //		URL:       "redis://localhost:6379/0",

@@ -3,10 +3,8 @@ package redisbus
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/aura360/eventbus/bus/driver"
@@ -22,8 +20,8 @@ func (b *Backend) EnsureTopic(ctx context.Context, spec driver.TopicSpec) error 
 	return b.fail("create stream "+spec.Name, err)
 }
 
-func (b *Backend) ensure(ctx context.Context, topic string) error {
-	kind, err := b.admin.Type(ctx, topic).Result()
+func (s *server) ensure(ctx context.Context, topic string) error {
+	kind, err := s.admin.Type(ctx, topic).Result()
 	if err != nil {
 		return err
 	}
@@ -34,13 +32,7 @@ func (b *Backend) ensure(ctx context.Context, topic string) error {
 	default:
 		return fmt.Errorf("%w: the key holds a %s, not a stream", driver.ErrPermanent, kind)
 	}
-	// Redis creates an empty stream only together with a group, and keeps it
-	// when the group goes.
-	group := "eventbus-create-" + watermill.NewShortUUID()
-	if err := b.admin.XGroupCreateMkStream(ctx, topic, group, "0").Err(); err != nil {
-		return err
-	}
-	return b.admin.XGroupDestroy(ctx, topic, group).Err()
+	return s.createStream(ctx, topic)
 }
 
 const (
@@ -67,7 +59,7 @@ func (b *Backend) Lag(ctx context.Context, topic, group string) (lag int64, know
 func (b *Backend) lag(ctx context.Context, topic, group string) (int64, bool, error) {
 	groups, err := b.admin.XInfoGroups(ctx, topic).Result()
 	if err != nil {
-		if isReply(err) && strings.Contains(err.Error(), "no such key") {
+		if isNoKey(err) {
 			return 0, false, nil
 		}
 		return 0, false, err
@@ -76,12 +68,9 @@ func (b *Backend) lag(ctx context.Context, topic, group string) (int64, bool, er
 		if g.Name != group {
 			continue
 		}
-		unread := g.Lag
-		// An old server says nothing, which reads as 0 entries read and 0 behind.
-		if g.Lag < 0 || g.Lag == 0 && g.EntriesRead == 0 {
-			if unread, err = b.countAfter(ctx, topic, g.LastDeliveredID); err != nil {
-				return 0, false, err
-			}
+		unread, err := b.unread(ctx, topic, g)
+		if err != nil {
+			return 0, false, err
 		}
 		return unread + g.Pending, true, nil
 	}
@@ -89,10 +78,10 @@ func (b *Backend) lag(ctx context.Context, topic, group string) (int64, bool, er
 }
 
 // countAfter counts the entries after id.
-func (b *Backend) countAfter(ctx context.Context, topic, id string) (int64, error) {
+func (s *server) countAfter(ctx context.Context, topic, id string) (int64, error) {
 	var n int64
 	for range lagPages {
-		page, err := b.admin.XRangeN(ctx, topic, "("+id, "+", lagPage).Result()
+		page, err := s.admin.XRangeN(ctx, topic, "("+id, "+", lagPage).Result()
 		if err != nil {
 			return 0, err
 		}
@@ -107,10 +96,10 @@ func (b *Backend) countAfter(ctx context.Context, topic, id string) (int64, erro
 
 // eachMaster runs f on every server that holds data: one, or a Cluster's masters
 // one after another.
-func (b *Backend) eachMaster(ctx context.Context, f func(context.Context, redis.Cmdable) error) error {
-	cluster, ok := b.admin.(*redis.ClusterClient)
+func (s *server) eachMaster(ctx context.Context, f func(context.Context, redis.Cmdable) error) error {
+	cluster, ok := s.admin.(*redis.ClusterClient)
 	if !ok {
-		return f(ctx, b.admin)
+		return f(ctx, s.admin)
 	}
 	var mu sync.Mutex
 	return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {

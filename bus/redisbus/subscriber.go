@@ -290,19 +290,20 @@ func (st *stream) beat(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := st.s.b.refresh(ctx, st.topic, st.s.group, st.consumer, every); err != nil && ctx.Err() == nil {
+		if err := st.s.b.refresh(ctx, st.topic, st.s.group, st.consumer, "+", every); err != nil && ctx.Err() == nil {
 			st.s.b.cfg.Log.Debug("showing a sign of life failed", "backend", name, "topic", st.topic,
 				"group", st.s.group, "error", err.Error())
 		}
 	}
 }
 
-// refresh restarts the idle time of consumer's entries that are older than idle.
-func (b *Backend) refresh(ctx context.Context, topic, group, consumer string, idle time.Duration) error {
+// refresh restarts the idle time of consumer's entries up to end ("+" for all)
+// that are older than idle.
+func (s *server) refresh(ctx context.Context, topic, group, consumer, end string, idle time.Duration) error {
 	start := "-"
 	for {
-		list, err := b.admin.XPendingExt(ctx, &redis.XPendingExtArgs{
-			Stream: topic, Group: group, Idle: idle, Start: start, End: "+", Count: claimBatch, Consumer: consumer,
+		list, err := s.admin.XPendingExt(ctx, &redis.XPendingExtArgs{
+			Stream: topic, Group: group, Idle: idle, Start: start, End: end, Count: claimBatch, Consumer: consumer,
 		}).Result()
 		if err != nil || len(list) == 0 {
 			return err
@@ -311,7 +312,7 @@ func (b *Backend) refresh(ctx context.Context, topic, group, consumer string, id
 		for _, p := range list {
 			args.Messages = append(args.Messages, p.ID)
 		}
-		if err := b.admin.XClaimJustID(ctx, args).Err(); err != nil {
+		if err := s.admin.XClaimJustID(ctx, args).Err(); err != nil {
 			return err
 		}
 		if len(list) < claimBatch {
