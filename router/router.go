@@ -237,6 +237,9 @@ func (r *Router) Run(ctx context.Context) error {
 	if err = sub.Drain(drain); err != nil {
 		err = fmt.Errorf("router %s: %w; what was not done is handled again: %w", r.group, errDrain, err)
 		cancel(errDrain)
+		for _, c := range r.crews {
+			c.close() // a handler that ignores its context has until Watermill's bound
+		}
 	}
 	return errors.Join(err, sub.Close(), <-ran)
 }
