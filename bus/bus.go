@@ -31,6 +31,7 @@ type Bus struct {
 	send     middleware.PublishFunc // the publish chain, ending in the driver
 	sendRaw  middleware.PublishFunc // the same for plain messages, which are validated first
 	poison   poisonQueue
+	retries  retryTopics
 	health   healthCache
 	source   string // CloudEvents source
 	instance string
@@ -117,7 +118,8 @@ func assemble(cfg Config, backend driver.Backend) (*Bus, error) {
 	}
 	b.marks = middleware.NewMemoryMarks(middleware.MemoryMarksConfig{MaxEntries: cfg.DedupEntries, TTL: cfg.DedupTTL})
 	b.health.ping = backend.Ping
-	b.poison.bus = b
+	own := newOwnTopics(b)
+	b.poison.own, b.retries.own = own, own
 	b.send = b.publishChain()
 	b.sendRaw = middleware.ValidatePublish(cfg.MaxEventBytes)(b.send)
 	return b, nil
@@ -150,14 +152,18 @@ type Parts struct {
 	Tracing  middleware.Tracing
 	Marks    middleware.Marks
 	Poison   middleware.PoisonSink // puts a message into its group's poison queue
-	Log      *slog.Logger
+	Delay    middleware.DelaySink  // puts a message into one of its group's retry topics
+	// EnsureRetryTopic creates the group's retry topic for delay if it is missing.
+	EnsureRetryTopic func(ctx context.Context, group string, delay time.Duration) error
+	Log              *slog.Logger
 }
 
 // Parts returns what the bus is made of. They stay the bus's: do not close them.
 func (b *Bus) Parts() Parts {
 	return Parts{
 		Config: b.cfg, Backend: b.backend, Instance: b.instance, Metrics: b.metrics,
-		Tracing: b.tracing, Marks: b.marks, Poison: b.poison.put, Log: b.log,
+		Tracing: b.tracing, Marks: b.marks, Poison: b.poison.put,
+		Delay: b.retries.put, EnsureRetryTopic: b.retries.ensure, Log: b.log,
 	}
 }
 

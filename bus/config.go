@@ -44,7 +44,8 @@ type Config struct {
 	// Unacknowledged messages per router or subscriber, 1 to 10000. The
 	// watermill adapters keep one per partition whatever this says. Defaults to 256.
 	MaxInFlight int `env:"MESSAGING_MAX_IN_FLIGHT"`
-	// Tries of a handler before its message goes to the poison queue, 1 to 100.
+	// Quick tries of a handler, in place, before its message waits for a delayed
+	// retry or, after the last of those, goes to the poison queue, 1 to 100.
 	// Defaults to 5.
 	RetryMaxAttempts int `env:"MESSAGING_RETRY_MAX_ATTEMPTS"`
 	// Upper bound of the pause before the second try, 1ms to 10m; it doubles with
@@ -52,6 +53,13 @@ type Config struct {
 	RetryInitialInterval time.Duration `env:"MESSAGING_RETRY_INITIAL_INTERVAL"`
 	// The bound stops doubling here, 1ms to 1h. Defaults to 10s.
 	RetryMaxInterval time.Duration `env:"MESSAGING_RETRY_MAX_INTERVAL"`
+	// How long a message waits for its second, third and further rounds of quick
+	// tries, without holding up others: up to 10 rising durations from 1ms to 24h,
+	// separated by commas, or none. Each has a topic of its own,
+	// NAMESPACE.retry.GROUP.DELAY: before a delay is taken out of the list,
+	// that topic's lag should be 0, since nobody reads it any more. Defaults to
+	// 5s,1m,10m.
+	RetryDelays middleware.Delays `env:"MESSAGING_RETRY_DELAYS"`
 	// How long one try of a handler may run before its context ends, 0 (no bound)
 	// to 24h. Defaults to 0.
 	HandlerTimeout time.Duration `env:"MESSAGING_HANDLER_TIMEOUT"`
@@ -66,7 +74,7 @@ type Config struct {
 	DedupTTL time.Duration `env:"MESSAGING_DEDUP_TTL"`
 
 	// Whether a missing topic is created on first use: true or false. The poison
-	// queues are created in any case. Defaults to true.
+	// queues and retry topics are created in any case. Defaults to true.
 	CreateTopics *bool `env:"MESSAGING_CREATE_TOPICS"`
 	// Partitions of a created topic, 1 to 1000. Defaults to 3.
 	TopicPartitions int `env:"MESSAGING_TOPIC_PARTITIONS"`

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aura360/eventbus/middleware"
 )
 
 func TestBackendIsChosenByWhatIsSet(t *testing.T) {
@@ -53,6 +55,7 @@ func TestEveryProblemOfTheEnvironmentIsReportedAtOnce(t *testing.T) {
 		"MESSAGING_REDIS_URL_FILE":     "/does/not/matter",
 		"KAFKA_SASL_PASSWORD_FILE":     "/does/not/exist",
 		"MESSAGING_RETRY_MAX_ATTEMPTS": "101",
+		"MESSAGING_RETRY_DELAYS":       "1m,5s",
 	})
 	if err == nil {
 		t.Fatal("no error")
@@ -73,6 +76,7 @@ func TestEveryProblemOfTheEnvironmentIsReportedAtOnce(t *testing.T) {
 		`MESSAGING_REDIS_URL and MESSAGING_REDIS_URL_FILE are both set`,
 		`KAFKA_SASL_PASSWORD_FILE: open /does/not/exist`,
 		`MESSAGING_RETRY_MAX_ATTEMPTS="101": want a whole number from 1 to 100`,
+		`MESSAGING_RETRY_DELAYS="1m,5s": want none, or up to 10 rising durations`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the error lacks %q", want)
@@ -132,11 +136,26 @@ func TestDefaultsAreFilled(t *testing.T) {
 		Backend: Memory, Adapter: "watermill", Namespace: "eventbus", ServiceName: filepath.Base(os.Args[0]),
 		MaxEventBytes: 1 << 20, PublishTimeout: 30 * time.Second, PublishAttemptTimeout: 10 * time.Second,
 		MaxInFlight: 256, RetryMaxAttempts: 5, RetryInitialInterval: 100 * time.Millisecond,
-		RetryMaxInterval: 10 * time.Second, DrainTimeout: 30 * time.Second, DedupEntries: 1_000_000, DedupTTL: time.Hour,
+		RetryMaxInterval: 10 * time.Second, RetryDelays: middleware.DefaultDelays(), DrainTimeout: 30 * time.Second, DedupEntries: 1_000_000, DedupTTL: time.Hour,
 		CreateTopics: &yes, TopicPartitions: 3, TopicRetention: 168 * time.Hour,
 	}
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("got  %+v\nwant %+v", cfg, want)
+	}
+}
+
+func TestRetryDelaysAreRead(t *testing.T) {
+	for value, want := range map[string]middleware.Delays{
+		"none": middleware.NoDelays(), "1s": {time.Second}, "5s, 90m": {5 * time.Second, 90 * time.Minute},
+	} {
+		cfg, err := configFrom(map[string]string{"MESSAGING_BACKEND": "memory", "MESSAGING_RETRY_DELAYS": value})
+		if err != nil || !reflect.DeepEqual(cfg.RetryDelays, want) {
+			t.Errorf("%q: got %v, %v, want %v", value, cfg.RetryDelays, err, want)
+		}
+	}
+	err := (&Config{Backend: Memory, RetryDelays: middleware.Delays{-time.Second}}).complete()
+	if err == nil || !strings.Contains(err.Error(), `MESSAGING_RETRY_DELAYS="-1s": want none, or`) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"github.com/aura360/eventbus/middleware"
 )
 
 // aliases are other names a variable is also read from, when it is not set.
@@ -206,6 +208,8 @@ func wantOf(t reflect.Type) string {
 		return "a whole number"
 	case t == reflect.TypeFor[*bool]():
 		return "true or false"
+	case t == reflect.TypeFor[middleware.Delays]():
+		return middleware.DelaysWanted
 	}
 	return "a value of type " + t.String()
 }

@@ -3,8 +3,6 @@ package bus
 import (
 	"context"
 	"errors"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -26,70 +24,24 @@ const (
 // PoisonTopic is the topic that holds what group could not handle.
 func (b *Bus) PoisonTopic(group string) string { return b.cfg.Namespace + ".poison." + group }
 
-// poisonQueue writes to the poison topics. Each is created before its first
-// message, and again after a failure, also where creating topics is turned off.
-type poisonQueue struct {
-	bus     *Bus
-	mu      sync.Mutex
-	ensured map[string]bool
-	publish middleware.PublishFunc
-	host    string
-}
-
-// ensure creates the group's poison topic once.
-func (q *poisonQueue) ensure(ctx context.Context, topic string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.publish == nil {
-		b := q.bus
-		q.publish = middleware.ChainPublish(b.backend.Publish,
-			middleware.MetricsPublish(b.metrics, b.tracing.System),
-			middleware.RetryPublish(b.publishRetry()))
-		q.host, _ = os.Hostname()
-	}
-	p, ok := q.bus.backend.(driver.Provisioner)
-	if !ok || q.ensured[topic] {
-		return nil
-	}
-	err := p.EnsureTopic(ctx, driver.TopicSpec{
-		Name: topic, Partitions: 1, Retention: poisonRetention, MaxMessageBytes: poisonMaxBytes + 1<<20,
-	})
-	if err != nil {
-		return err
-	}
-	if q.ensured == nil {
-		q.ensured = map[string]bool{}
-	}
-	q.ensured[topic] = true
-	return nil
-}
-
-// forget makes the next message see to it that the topic is there: somebody may
-// have deleted it.
-func (q *poisonQueue) forget(topic string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	delete(q.ensured, topic)
-}
+// poisonQueue writes to the poison topics.
+type poisonQueue struct{ own *ownTopics }
 
 // put is the middleware.PoisonSink of the subscribe chain: nil means that the
 // poison queue has msg. A message the broker finds too large is kept cut.
 func (q *poisonQueue) put(ctx context.Context, msg *message.Message, info middleware.PoisonInfo) error {
 	// A message that is being given up must not be lost because its handler's
 	// time is up: only the bounds below hold.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), q.bus.cfg.PublishTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), q.own.bus.cfg.PublishTimeout)
 	defer cancel()
-	topic := q.bus.PoisonTopic(info.Group)
-	if err := q.ensure(ctx, topic); err != nil {
-		return err
+	b := q.own.bus
+	spec := driver.TopicSpec{
+		Name: b.PoisonTopic(info.Group), Partitions: 1, Retention: poisonRetention, MaxMessageBytes: poisonMaxBytes + 1<<20,
 	}
-	info.Backend, info.Host = q.bus.backend.Name(), q.host
-	err := q.publish(ctx, topic, middleware.PoisonMessage(msg, info, poisonMaxBytes))
+	info.Backend, info.Host = b.backend.Name(), q.own.host
+	err := q.own.put(ctx, spec, middleware.PoisonMessage(msg, info, poisonMaxBytes))
 	if errors.Is(err, driver.ErrPermanent) && len(msg.Payload) > poisonCutBytes {
-		err = q.publish(ctx, topic, middleware.PoisonMessage(msg, info, poisonCutBytes))
-	}
-	if err != nil {
-		q.forget(topic)
+		err = q.own.put(ctx, spec, middleware.PoisonMessage(msg, info, poisonCutBytes))
 	}
 	return err
 }
@@ -97,7 +49,7 @@ func (q *poisonQueue) put(ctx context.Context, msg *message.Message, info middle
 // putUnpublishable keeps what the broker refuses for ever on the way out, in
 // the queue of the publishing service.
 func (q *poisonQueue) putUnpublishable(ctx context.Context, msg *message.Message, info middleware.PoisonInfo) error {
-	info.Group = topicName(q.bus.cfg.ServiceName)
+	info.Group = topicName(q.own.bus.cfg.ServiceName)
 	return q.put(ctx, msg, info)
 }
 

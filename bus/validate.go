@@ -59,6 +59,12 @@ func (c *Config) complete() *ConfigError {
 	add(whole("MESSAGING_RETRY_MAX_ATTEMPTS", &c.RetryMaxAttempts, 5, 1, 100))
 	add(span("MESSAGING_RETRY_INITIAL_INTERVAL", &c.RetryInitialInterval, 100*time.Millisecond, time.Millisecond, 10*time.Minute))
 	add(span("MESSAGING_RETRY_MAX_INTERVAL", &c.RetryMaxInterval, 10*time.Second, time.Millisecond, time.Hour))
+	if c.RetryDelays == nil {
+		c.RetryDelays = middleware.DefaultDelays()
+	}
+	if c.RetryDelays.Check() != nil {
+		add(invalid("MESSAGING_RETRY_DELAYS", c.RetryDelays.String(), middleware.DelaysWanted))
+	}
 	add(span("MESSAGING_HANDLER_TIMEOUT", &c.HandlerTimeout, 0, 0, 24*time.Hour))
 	add(span("MESSAGING_DRAIN_TIMEOUT", &c.DrainTimeout, 30*time.Second, time.Millisecond, time.Hour))
 	add(whole("MESSAGING_DEDUP_ENTRIES", &c.DedupEntries, 1_000_000, 1000, 100_000_000))

@@ -26,6 +26,7 @@ const (
 	ReasonPanic       Reason = "panic"        // the handler panicked on every try
 	ReasonExhausted   Reason = "exhausted"    // the handler failed on every try
 	ReasonRejected    Reason = "rejected"     // the broker refused it for ever
+	ReasonNoHandler   Reason = "no_handler"   // waited for a retry by a handler that is no more
 )
 
 // Error is an event that was refused. It never quotes the event's data.

@@ -57,6 +57,19 @@ const (
 	// taken for a duplicate of the first delivery.
 	HeaderGeneration = "eb_generation"
 
+	// Delayed retries: what a message in a retry topic of its group tells about
+	// the tries it had. Every one of the message's own headers stays beside them;
+	// they are taken off before the next try.
+	HeaderRetryDue       = "eb_retry_due"           // when its topic lets go of it; RFC 3339, UTC, microseconds
+	HeaderRetryNotBefore = "eb_retry_not_before"    // when it may be tried, if that is later; the same
+	HeaderRetryStep      = "eb_retry_step"          // delays used, this one included, decimal
+	HeaderRetryAttempts  = "eb_retry_attempts"      // tries so far, decimal
+	HeaderRetryFirst     = "eb_retry_first_failure" // RFC 3339, UTC, microseconds
+	HeaderRetryGroup     = "eb_retry_group"         // consumer group whose handler failed
+	HeaderRetryHandler   = "eb_retry_handler"       // handler name
+	HeaderRetryTopic     = "eb_retry_topic"         // topic it was read from first
+	HeaderRetryError     = "eb_retry_error"         // error chain, outermost first
+
 	// Poison: why and where a message was given up. Every one of the message's
 	// own headers stays beside them.
 	HeaderPoisonReason   = "eb_poison_reason"        // one of the Reason constants

@@ -29,7 +29,8 @@ const (
 // handler succeeded or the message is in the poison queue. A failed handling
 // gives the claim back. A copy that comes while another is being handled waits
 // for that one, and is acked unhandled (OutcomeDuplicate) or handled, as it
-// turns out. The same id with another body is an event of its own: it is handled,
+// turns out. A message that was parked for a delayed retry is not done: the claim
+// is given back, and the retry claims it again. The same id with another body is an event of its own: it is handled,
 // counted (Delivery.OtherBody) and logged.
 //
 // When the store fails, the message is handled without its protection; it is
@@ -93,7 +94,7 @@ func (dd *deduplicator) handle(next message.HandlerFunc, msg *message.Message) (
 		if lease != nil {
 			lease.stop()
 		}
-		done := err == nil && d.Outcome != OutcomeIgnored
+		done := err == nil && d.Outcome != OutcomeIgnored && d.Outcome != OutcomeParked
 		if serr := dd.settle(d, done, key, claim.Token); serr != nil {
 			dd.failed(d, id, serr)
 		}

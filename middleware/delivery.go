@@ -18,6 +18,7 @@ const (
 	OutcomeDuplicate Outcome = "duplicate" // handled before; acked without handling
 	OutcomeIgnored   Outcome = "ignored"   // no handler here for its type, or meant for another group
 	OutcomePoisoned  Outcome = "poisoned"  // the poison queue has it
+	OutcomeParked    Outcome = "parked"    // failed; waits for a delayed retry
 	OutcomeUnacked   Outcome = "unacked"   // left to be delivered again
 )
 
@@ -43,8 +44,11 @@ type Delivery struct {
 	// Event is the decoded event, nil for a handler of raw messages.
 	Event any
 
-	// Attempt is the number of the running try, from 1.
+	// Attempt is the number of the running try, from 1. Tries before a delayed
+	// retry count too.
 	Attempt int
+	// Step is how many delays of Delay's ladder the message has been through.
+	Step int
 	// FirstFailure and LastFailure are when a try first and last failed.
 	FirstFailure, LastFailure time.Time
 
@@ -59,6 +63,11 @@ type Delivery struct {
 	MarksFailed bool
 	// OtherBody says that the same event id came before with another body.
 	OtherBody bool
+
+	// resumed is how many tries a delayed retry came with.
+	resumed int
+	// later is how long its driver shall keep the message, which is left unacked.
+	later time.Duration
 }
 
 type deliveryKey struct{}
@@ -71,10 +80,33 @@ func Begin(msg *message.Message, backend, group, topic string) *Delivery {
 	return d
 }
 
+// Resume makes d the next delivery of a message that waited for a delayed retry.
+// The router calls it right after Begin.
+func (d *Delivery) Resume(p Parked) {
+	d.Handler, d.Step, d.FirstFailure = p.Handler, p.Step, p.First
+	d.Attempt, d.resumed = p.Attempts+1, p.Attempts
+}
+
+// failed notes that a try failed now.
+func (d *Delivery) failed() time.Time {
+	now := time.Now()
+	if d.FirstFailure.IsZero() {
+		d.FirstFailure = now
+	}
+	d.LastFailure = now
+	return now
+}
+
 // DeliveryFrom returns the delivery that ctx belongs to, nil outside a handler.
 func DeliveryFrom(ctx context.Context) *Delivery {
 	d, _ := ctx.Value(deliveryKey{}).(*Delivery)
 	return d
+}
+
+// Detach returns a context that belongs to no delivery: what is published with it
+// has no cause.
+func Detach(ctx context.Context) context.Context {
+	return context.WithValue(ctx, deliveryKey{}, (*Delivery)(nil))
 }
 
 // Value returns the delivery itself for DeliveryFrom, and else what the

@@ -24,6 +24,7 @@
 //	  (decode and dispatch: the router's)
 //	Deduplicate     claim, handle, mark: a copy of what is done is dropped
 //	Poison          a final error goes to the poison queue, and the message is acked
+//	Delay           puts off what Retry gave up, for a later round of tries
 //	Retry           tries again, in place
 //	CircuitBreaker  waits while what the handler needs is down
 //	Throttle        waits for its turn in time

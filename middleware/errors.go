@@ -40,7 +40,9 @@ func (e *retryAfterError) Unwrap() error { return e.err }
 
 // RetryAfter asks for the next try after d, in place of the policy's own wait;
 // a negative d is 0. The try counts as any other. The message keeps its
-// in-flight slot and its key meanwhile. RetryAfter(d, nil) is nil.
+// in-flight slot and its key meanwhile, unless d is above RetryPolicy.MaxAfter:
+// then Delay, if it is there, puts the message off for d or longer.
+// RetryAfter(d, nil) is nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil

@@ -38,6 +38,10 @@ func Guard(log *slog.Logger) message.HandlerMiddleware {
 					go settleAfterRouter(msg)
 					return
 				}
+				if later := deliveryOf(msg).later; err != nil && later > 0 {
+					driver.SettleLater(msg, later)
+					return
+				}
 				driver.Settle(msg, err == nil)
 			}()
 			return next(msg)

@@ -137,8 +137,8 @@ func (m *Metrics) count(d *Delivery, s *readSeries, start time.Time, outcome Out
 	case OutcomePoisoned:
 		m.poisoned.WithLabelValues(k.system, k.topic, k.group, reasonLabel(d.Reason)).Inc()
 	}
-	if d.Attempt > 1 {
-		m.again.WithLabelValues(k.system, k.topic, k.group).Add(float64(d.Attempt - 1))
+	if again := d.Attempt - d.resumed - 1; again > 0 {
+		m.again.WithLabelValues(k.system, k.topic, k.group).Add(float64(again))
 	}
 	if d.MarksFailed {
 		m.marksFail.WithLabelValues(k.system, k.topic, k.group).Inc()

@@ -28,6 +28,8 @@ type Metrics struct {
 	ignored    *prometheus.CounterVec
 	poisoned   *prometheus.CounterVec
 	again      *prometheus.CounterVec
+	parked     *prometheus.CounterVec
+	resumed    *prometheus.CounterVec
 	marksFail  *prometheus.CounterVec
 	otherBody  *prometheus.CounterVec
 
@@ -52,6 +54,8 @@ const (
 	labelEventType   = "event_type"
 	labelOutcome     = "outcome"
 	labelReason      = "reason"
+	labelHandler     = "handler"
+	labelDelay       = "delay"
 )
 
 var (
@@ -80,7 +84,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m.unknown = r.counter("eventbus_publish_unknown_total",
 		"Messages whose publisher was told that they may or may not be in the broker.", send)
 	m.consumed = r.counter("messaging_client_consumed_messages_total",
-		"Messages delivered, by what became of them: handled, duplicate, ignored, poisoned or unacked.",
+		"Messages delivered, by what became of them: handled, duplicate, ignored, poisoned, parked for a delayed retry or unacked.",
 		with(read, labelEventType, labelOutcome))
 	m.handleTime = r.histogram("messaging_process_duration_seconds",
 		"Time from delivery to ack, with retries and waits.",
@@ -98,6 +102,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		with(read, labelReason))
 	m.again = r.counter("eventbus_handler_retries_total",
 		"Tries of a handler after its first for a message.", read)
+	m.parked = r.counter("eventbus_parked_messages_total",
+		"Messages put off for a delayed retry after their tries failed, by the delay of the ladder that they wait for.",
+		with(read, labelHandler, labelDelay))
+	m.resumed = r.counter("eventbus_delayed_retries_total",
+		"Messages taken up again after such a delay.", with(read, labelHandler, labelDelay))
 	m.marksFail = r.counter("eventbus_dedup_store_errors_total",
 		"Messages for which the store of marks failed: they may be handled twice.", read)
 	m.otherBody = r.counter("eventbus_same_id_other_body_total",
@@ -230,7 +239,7 @@ type readSeries struct {
 	labels   readKey
 	inFlight prometheus.Gauge
 	age      prometheus.Observer
-	outcomes [5]atomic.Pointer[outcomeSeries]
+	outcomes [6]atomic.Pointer[outcomeSeries]
 }
 
 type outcomeSeries struct {
@@ -289,8 +298,10 @@ func outcomeIndex(o Outcome) int {
 		return 2
 	case OutcomePoisoned:
 		return 3
-	default:
+	case OutcomeParked:
 		return 4
+	default:
+		return 5
 	}
 }
 
@@ -299,7 +310,7 @@ func reasonLabel(r events.Reason) string {
 	switch r {
 	case events.ReasonUndecodable, events.ReasonInvalid, events.ReasonVersion, events.ReasonUnknownType,
 		events.ReasonTooLarge, events.ReasonMalformed, events.ReasonPermanent, events.ReasonPanic,
-		events.ReasonExhausted, events.ReasonRejected:
+		events.ReasonExhausted, events.ReasonRejected, events.ReasonNoHandler:
 		return string(r)
 	}
 	return "other"

@@ -70,7 +70,7 @@ eventbus_poisoned_total{messaging_consumer_group_name="group",messaging_destinat
 # HELP eventbus_same_id_other_body_total Events handled although their id came before, with another body.
 # TYPE eventbus_same_id_other_body_total counter
 eventbus_same_id_other_body_total{messaging_consumer_group_name="group",messaging_destination_name="topic",messaging_system="celery"} 1
-# HELP messaging_client_consumed_messages_total Messages delivered, by what became of them: handled, duplicate, ignored, poisoned or unacked.
+# HELP messaging_client_consumed_messages_total Messages delivered, by what became of them: handled, duplicate, ignored, poisoned, parked for a delayed retry or unacked.
 # TYPE messaging_client_consumed_messages_total counter
 messaging_client_consumed_messages_total{event_type="",messaging_consumer_group_name="group",messaging_destination_name="topic",messaging_system="celery",outcome="handled"} 1
 messaging_client_consumed_messages_total{event_type="",messaging_consumer_group_name="group",messaging_destination_name="topic",messaging_system="gochannel",outcome="unacked"} 1

@@ -11,6 +11,7 @@ const (
 	PieceMetrics     Piece = "metrics"
 	PieceRetry       Piece = "retry"
 	PiecePoison      Piece = "poison"
+	PieceDelay       Piece = "delay"
 	PieceDeduplicate Piece = "deduplicate"
 	PieceRecover     Piece = "recover"
 )
@@ -21,4 +22,4 @@ var PublishPieces = []Piece{PieceTrace, PieceMetrics, PieceRetry, PiecePoison}
 
 // SubscribePieces are the pieces of the subscribe chain that Config.Without of
 // package router takes, outermost first.
-var SubscribePieces = []Piece{PieceTrace, PieceMetrics, PieceDeduplicate, PiecePoison, PieceRetry, PieceRecover}
+var SubscribePieces = []Piece{PieceTrace, PieceMetrics, PieceDeduplicate, PiecePoison, PieceDelay, PieceRetry, PieceRecover}

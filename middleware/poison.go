@@ -160,7 +160,7 @@ func copyHeaders(to, from message.Metadata) (missing int) {
 // sink failed; the delivery's context has ended, which says nothing about the
 // message; the error came from Unacked or from a bus that is closing.
 //
-// It stands outside Retry and inside Deduplicate, for which a poisoned message is
+// It stands outside Delay and Retry and inside Deduplicate, for which a poisoned message is
 // done. It may stand a second time around the piece that decodes: what the inner
 // one could not decide, the outer one leaves alone.
 func Poison(sink PoisonSink, log *slog.Logger) message.HandlerMiddleware {
@@ -185,7 +185,9 @@ func Poison(sink PoisonSink, log *slog.Logger) message.HandlerMiddleware {
 
 func poison(sink PoisonSink, log *slog.Logger, d *Delivery, msg *message.Message, err error) error {
 	if mustLeave(d, err) {
-		d.Outcome = OutcomeUnacked
+		if d.later == 0 {
+			d.Outcome = OutcomeUnacked
+		}
 		return err
 	}
 	now := time.Now()
@@ -194,8 +196,11 @@ func poison(sink PoisonSink, log *slog.Logger, d *Delivery, msg *message.Message
 		Handler: d.Handler, Group: d.Group, Topic: d.Topic, Backend: d.Backend, Host: hostname(),
 		Attempts: d.Attempt, First: d.FirstFailure, Last: d.LastFailure,
 	}
-	if info.First.IsZero() { // no Retry inside
-		info.First, info.Last = now, now
+	if info.Last.IsZero() { // no Retry inside
+		info.Last = now
+	}
+	if info.First.IsZero() {
+		info.First = now
 	}
 	if serr := sink(msg.Context(), msg, info); serr != nil {
 		d.Outcome = OutcomeUnacked

@@ -23,6 +23,9 @@ type RetryPolicy struct {
 	// negative is no limit. Defaults to no limit for Retry and to 15 s for
 	// RetryPublish, where it bounds the tries themselves as well.
 	MaxElapsed time.Duration
+	// MaxAfter is the longest RetryAfter that Retry waits for itself. A longer one
+	// ends its tries: it is for Delay. Defaults to no limit.
+	MaxAfter time.Duration
 	// AttemptTimeout bounds one try of RetryPublish; negative is no limit.
 	// Defaults to 5 s. Retry does not look at it: Timeout bounds a handler.
 	AttemptTimeout time.Duration
@@ -90,10 +93,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 // meanwhile, which keeps their order; other keys go on. It returns the last error.
 //
 // It stops at once on Permanent, on an *events.Error (the event's content will
-// not change) and on Unacked. RetryAfter sets the wait. The delivery's Attempt,
+// not change), on Unacked and on a RetryAfter above MaxAfter. RetryAfter sets the wait. The delivery's Attempt,
 // FirstFailure and LastFailure tell how it went.
 //
-// It stands inside Poison, which takes what it gives up, and outside the pieces
+// It stands inside Delay and Poison, which take what it gives up, and outside the pieces
 // that concern one try: CircuitBreaker, Throttle, Concurrency, Timeout, Recover.
 func Retry(p RetryPolicy, log *slog.Logger) message.HandlerMiddleware {
 	p = p.withDefaults(5, -1, -1)
@@ -105,20 +108,20 @@ func Retry(p RetryPolicy, log *slog.Logger) message.HandlerMiddleware {
 				return out, nil
 			}
 			d := deliveryOf(msg)
-			for {
-				now := time.Now()
-				if d.FirstFailure.IsZero() {
-					d.FirstFailure = now
+			began := time.Time{} // of this delivery's failures
+			for tries := 1; ; tries++ {
+				now := d.failed()
+				if began.IsZero() {
+					began = now
 				}
-				d.LastFailure = now
 				if mustLeave(d, err) || isFinal(err) {
 					return nil, err
 				}
 				wait, asked := RetryAfterOf(err)
 				if !asked {
-					wait = p.backoff(d.Attempt)
+					wait = p.backoff(tries)
 				}
-				if !p.more(d.Attempt, now.Sub(d.FirstFailure), wait) {
+				if asked && p.MaxAfter > 0 && wait > p.MaxAfter || !p.more(tries, now.Sub(began), wait) {
 					return nil, err
 				}
 				log.WarnContext(d, "handler failed, trying again",

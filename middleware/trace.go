@@ -322,10 +322,13 @@ func finish(span trace.Span, d *Delivery, err error, panicked bool) {
 // outcomeOf is the delivery's outcome once the chain returned err.
 func outcomeOf(d *Delivery, err error, panicked bool) Outcome {
 	if err != nil || panicked {
+		if d.later > 0 && !panicked {
+			return OutcomeParked
+		}
 		return OutcomeUnacked
 	}
 	switch d.Outcome {
-	case OutcomeDuplicate, OutcomeIgnored, OutcomePoisoned:
+	case OutcomeDuplicate, OutcomeIgnored, OutcomePoisoned, OutcomeParked:
 		return d.Outcome
 	}
 	return OutcomeHandled // also for a value that a foreign piece made up: it is a label

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,6 +125,9 @@ func TestEveryBackendKeepsThePromises(t *testing.T) {
 		if got := events.Reason(poisoned.Metadata[events.HeaderPoisonReason]); got != events.ReasonExhausted {
 			t.Errorf("poisoned for %q, want exhausted", got)
 		}
+		if n := poisoned.Metadata[events.HeaderPoisonAttempts]; n != "6" { // three at once, three after the delay
+			t.Errorf("poisoned after %s tries, want 6", n)
+		}
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -143,7 +147,9 @@ func TestEveryBackendKeepsThePromises(t *testing.T) {
 // serve handles noted events in a group until stopped.
 func serve(t *testing.T, b *bus.Bus, name string, a *account) (stop func() error) {
 	t.Helper()
-	r := group(t, b, name, router.Config{Retry: middleware.RetryPolicy{MaxAttempts: 3, Initial: time.Millisecond}})
+	r := group(t, b, name, router.Config{
+		Retry: middleware.RetryPolicy{MaxAttempts: 3, Initial: time.Millisecond}, Delays: middleware.Delays{50 * time.Millisecond},
+	})
 	router.Handle(r, "note", func(_ context.Context, e noted) error {
 		if e.Run != a.run {
 			return nil
@@ -189,4 +195,152 @@ func TestForeignMessagesAreReadOnEveryBackend(t *testing.T) {
 			t.Errorf("read %+v", e)
 		}
 	})
+}
+
+// What waits for a delayed retry holds up nothing, and outlives its router.
+func TestParkedMessagesOnEveryBackend(t *testing.T) {
+	const delay = 500 * time.Millisecond
+	onEveryBackend(t, func(t *testing.T, cfg bus.Config) {
+		b, name := openForDelays(t, cfg)
+		tried, handled := make(chan noted, 100), make(chan noted, 100)
+		var ready atomic.Bool
+		serve := func() func() error {
+			r := group(t, b, name, router.Config{Retry: middleware.RetryPolicy{MaxAttempts: 1}, Delays: middleware.Delays{delay, time.Minute}})
+			router.Handle(r, "note", func(_ context.Context, e noted) error {
+				if e.Run != name {
+					return nil
+				}
+				tried <- e
+				if e.Mode == "fail" && !ready.Load() {
+					return errors.New("not yet")
+				}
+				handled <- e
+				return nil
+			})
+			return start(t, r)
+		}
+		stop := serve()
+		event := func(user string, number int, mode string) noted {
+			return noted{Base: events.Base{UserID: user}, Number: number, Mode: mode, Run: name}
+		}
+		publish(t, b, event("u0", 1, "fail"))
+		within(t, tried, "the first try")
+		failed := time.Now()
+		publish(t, b, event("u0", 2, ""), event("u1", 1, ""), event("u2", 1, ""))
+		for range 3 { // the same key and others
+			if e := within(t, handled, "an event published after the parked one"); e.Mode == "fail" {
+				t.Error("handled before its delay")
+			}
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		ready.Store(true)
+		stop = serve()
+		e := within(t, handled, "the parked event in the next router")
+		if e.Mode != "fail" || e.Number != 1 || e.UserID != "u0" {
+			t.Errorf("handled %+v", e)
+		}
+		if waited := time.Since(failed); waited < delay-10*time.Millisecond {
+			t.Errorf("tried again after %v, want %v or more", waited, delay)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if len(handled) > 0 {
+			t.Errorf("handled again: %+v", <-handled)
+		}
+	})
+}
+
+// An ordered handler sees the events of a key in their order, whatever fails.
+func TestOrderedRetriesOnEveryBackend(t *testing.T) {
+	onEveryBackend(t, func(t *testing.T, cfg bus.Config) {
+		b, name := openForDelays(t, cfg)
+		handled := make(chan noted, 100)
+		var mu sync.Mutex
+		failures := map[string]int{}
+		r := group(t, b, name, router.Config{Retry: middleware.RetryPolicy{MaxAttempts: 1}})
+		router.Handle(r, "note", func(_ context.Context, e noted) error {
+			if e.Run != name {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if failures[e.ID]++; e.Mode == "fail" && failures[e.ID] < 3 {
+				return errors.New("not yet")
+			}
+			handled <- e
+			return nil
+		}, router.HandlerConfig{Ordered: true, Delays: middleware.Delays{50 * time.Millisecond, 300 * time.Millisecond}})
+		stop := start(t, r)
+		const users, each = 3, 4
+		for n := 1; n <= each; n++ {
+			for u := range users {
+				e := noted{Base: events.Base{UserID: fmt.Sprintf("u%d", u)}, Number: n, Run: name}
+				if (n+u)%3 == 0 {
+					e.Mode = "fail"
+				}
+				publish(t, b, e)
+			}
+		}
+		last := map[string]int{}
+		for range users * each {
+			e := within(t, handled, "every event")
+			if e.Number != last[e.UserID]+1 {
+				t.Errorf("%s: %d after %d", e.UserID, e.Number, last[e.UserID])
+			}
+			last[e.UserID] = e.Number
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A tombstone that fails waits, and is poisoned, as one: on Redis, which knows
+// none, as an empty message.
+func TestTombstoneWaitsOnEveryBackend(t *testing.T) {
+	onEveryBackend(t, func(t *testing.T, cfg bus.Config) {
+		b, name := openForDelays(t, cfg)
+		tried := make(chan bool, 10)
+		topic := "eventbus.test.graves." + name
+		r := group(t, b, name, router.Config{Retry: middleware.RetryPolicy{MaxAttempts: 1}, Delays: middleware.Delays{50 * time.Millisecond}})
+		router.HandleRaw(r, "graves", topic, func(_ context.Context, m *message.Message) error {
+			tried <- m.Payload == nil
+			return errors.New("no luck")
+		})
+		poison := poisonOf(t, b, name)
+		start(t, r)
+		grave := message.NewMessage(events.NewID(), nil)
+		grave.Metadata[events.HeaderKey] = "u1"
+		if err := b.Parts().Backend.Publish(t.Context(), topic, grave); err != nil {
+			t.Fatal(err)
+		}
+		first := within(t, tried, "the first try")
+		if again := within(t, tried, "the second try"); again != first || !first && cfg.Backend != bus.Redis {
+			t.Errorf("a tombstone at the first try: %v, at the second: %v", first, again)
+		}
+		p := within(t, poison, "the poison queue")
+		if len(p.Payload) > 0 || p.Metadata[events.HeaderPoisonAttempts] != "2" || p.Metadata[events.HeaderPoisonTopic] != topic {
+			t.Errorf("poisoned %d bytes with %v", len(p.Payload), p.Metadata)
+		}
+	})
+}
+
+// openForDelays returns a bus and the name of the test's group and run.
+func openForDelays(t *testing.T, cfg bus.Config) (b *bus.Bus, name string) {
+	t.Helper()
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	cfg.Namespace = brokertest.Name(t, "ns")
+	b, err := bus.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b, brokertest.Name(t, "group")
 }

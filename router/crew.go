@@ -31,7 +31,7 @@ type crew struct {
 	max    int           // as many as the driver delivers at once
 
 	ticket  *message.Message
-	tickets chan *message.Message // the ticket; closed when in is
+	tickets chan *message.Message // the ticket; closed when the crew has done its work, or is given up
 	in      <-chan *message.Message
 	next    message.HandlerFunc // the router's middleware, then topicHandlers.handle
 
@@ -40,6 +40,7 @@ type crew struct {
 	size    int  // workers
 	idle    int  // those of them that wait for a message, or are about to
 	over    bool // in is closed
+	closed  bool // tickets is
 }
 
 // maxIdle is how many workers of a crew stay when there is nothing to do.
@@ -78,7 +79,11 @@ func (c *crew) Subscribe(_ context.Context, topic string) (<-chan *message.Messa
 		return nil, err
 	}
 	c.in = in
-	c.tickets <- c.ticket
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed { // given up already
+		c.tickets <- c.ticket
+	}
 	return c.tickets, nil
 }
 
@@ -101,6 +106,7 @@ func (r *Router) lead(next message.HandlerFunc) message.HandlerFunc {
 		c.hire()
 		c.mu.Unlock()
 		c.workers.Wait()
+		c.close()
 		return nil, nil
 	}
 }
@@ -182,12 +188,22 @@ func (c *crew) leave(busy bool) {
 	c.keepOneWaiting()
 }
 
-// end tells Watermill's router that no more messages come.
+// end keeps more workers from coming: there are no more messages.
 func (c *crew) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.over {
-		c.over = true
+	c.over = true
+}
+
+// close tells Watermill's router that the crew has ended. It waits for the crews
+// with its locks held as soon as it knows that all of them have, so it is not told
+// while they work: the others' goroutines would wait for those locks, which in
+// virtual time they do for ever.
+func (c *crew) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.closed = true
 		close(c.tickets)
 	}
 }

@@ -61,3 +61,40 @@ func ExampleHandle_errors() {
 	fmt.Println(middleware.IsPermanent(err), err)
 	// Output: true no score
 }
+
+// A handler that writes many events at once, and says of each what became of it.
+func ExampleHandleBatch() {
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	b, err := bus.Open(ctx, bus.Config{Backend: bus.Memory})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer b.Close()
+	r, err := router.New(b, "warehouse")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	router.HandleBatch(r, "store-moods", func(_ context.Context, moods []aura360.MoodCreated) []error {
+		errs := make([]error, len(moods))
+		for i, e := range moods {
+			if e.Data.Score > 10 {
+				errs[i] = router.Permanent(errors.New("no such score")) // the others are stored
+			}
+		}
+		fmt.Println("stored", len(moods), "moods in one call")
+		stop() // one is enough for an example
+		return errs
+	}, router.BatchConfig{Max: 3, MaxWait: time.Second})
+	for _, user := range []string{"u1", "u2", "u3"} {
+		if err := b.Publish(ctx, aura360.MoodCreated{Base: events.Base{UserID: user}, Data: aura360.Mood{Score: 7}}); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(r.Run(ctx))
+	// Output:
+	// stored 3 moods in one call
+	// <nil>
+}

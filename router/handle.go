@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -20,33 +21,48 @@ import (
 // A type has one handler in a group; whoever else wants the same events uses
 // another group. Mistakes are reported by Run, all at once.
 func Handle[T events.Event](r *Router, name string, fn func(context.Context, T) error, cfg ...HandlerConfig) {
+	h := register[T](r, name, cfg)
+	if h == nil {
+		return
+	}
+	h.call = func(msg *message.Message) ([]*message.Message, error) {
+		ctx := msg.Context()
+		e, ok := middleware.DeliveryFrom(ctx).Event.(T)
+		if !ok {
+			return nil, replaced(name)
+		}
+		return nil, fn(ctx, e)
+	}
+}
+
+// register returns the handler of T's events, without the function to call, or
+// nil when there is something to complain about.
+func register[T events.Event](r *Router, name string, cfg []HandlerConfig) *handler {
 	def, err := events.DefinitionFor[T]()
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("handler %q: %w", name, err))
-		return
+		return nil
 	}
 	h := r.newHandler(name, cfg)
 	if h == nil {
-		return
+		return nil
 	}
 	t := r.topicFor(def.Topic)
 	if other := t.typed[def.Type]; other != nil {
 		r.errs = append(r.errs, fmt.Errorf(
 			"handler %q: type %s is handled by %q in group %s already: handle it there, or use another group",
 			name, def.Type, other.name, r.group))
-		return
+		return nil
 	}
 	h.eventType = def.Type
 	h.decode = func(msg *message.Message) (any, error) { return events.Decode[T](msg.Metadata, msg.Payload) }
-	h.call = func(msg *message.Message) ([]*message.Message, error) {
-		ctx := msg.Context()
-		e, ok := middleware.DeliveryFrom(ctx).Event.(T)
-		if !ok {
-			return nil, middleware.Permanent(fmt.Errorf("handler %s: the message was replaced by middleware", name))
-		}
-		return nil, fn(ctx, e)
-	}
 	t.typed[def.Type] = h
+	return h
+}
+
+// replaced is the error of a message that is not the one that was decoded.
+func replaced(name string) error {
+	return middleware.Permanent(fmt.Errorf("handler %s: the message was replaced by middleware", name))
 }
 
 // HandleRaw registers fn for the messages of a topic that no typed handler of
@@ -77,6 +93,7 @@ type handler struct {
 	decode    func(*message.Message) (any, error) // nil for a raw handler
 	call      message.HandlerFunc                 // the function itself
 	chain     message.HandlerFunc                 // what stands around it
+	batch     *collector                          // of a batch handler
 }
 
 func (r *Router) newHandler(name string, cfg []HandlerConfig) *handler {
@@ -96,8 +113,19 @@ func (r *Router) newHandler(name string, cfg []HandlerConfig) *handler {
 	if len(cfg) == 1 {
 		h.cfg = cfg[0]
 	}
-	if c := h.cfg; c.Timeout < 0 || c.Concurrency < 0 || c.PerSecond < 0 || c.Burst < 0 {
-		return bad("a timeout, concurrency or rate is negative")
+	before := len(r.errs)
+	c := &h.cfg
+	if c.Timeout < 0 || c.Concurrency < 0 || c.PerSecond < 0 || c.Burst < 0 || math.IsNaN(c.PerSecond) || negative(c.Retry) {
+		bad("a timeout, concurrency, rate or pause is negative")
+	}
+	if c.Delays == nil {
+		c.Delays = r.cfg.Delays
+	}
+	if c.Delays.Check() != nil {
+		bad("Delays %v: want %s", c.Delays, middleware.DelaysWanted)
+	}
+	if len(r.errs) > before {
+		return nil
 	}
 	r.names[name] = true
 	return h
@@ -134,6 +162,10 @@ func (t *topicHandlers) build() {
 func (t *topicHandlers) chainOf(h *handler) message.HandlerFunc {
 	r := t.router
 	retry := overlay(h.cfg.Retry, r.cfg.Retry)
+	delay, delayed := r.delayOf(h)
+	if delayed && retry.MaxAfter == 0 {
+		retry.MaxAfter = retry.Max
+	}
 	timeout := h.cfg.Timeout
 	if timeout == 0 {
 		timeout = r.cfg.Timeout
@@ -149,8 +181,13 @@ func (t *topicHandlers) chainOf(h *handler) message.HandlerFunc {
 	if h.cfg.PerSecond > 0 {
 		limits = append(limits, middleware.Throttle(h.cfg.PerSecond, max(h.cfg.Burst, 1)))
 	}
-	if h.cfg.Concurrency > 0 {
-		limits = append(limits, middleware.Concurrency(h.cfg.Concurrency))
+	concurrency := h.cfg.Concurrency
+	if h.batch != nil {
+		h.batch.limit(timeout, concurrency)
+		timeout, concurrency = 0, 0
+	}
+	if concurrency > 0 {
+		limits = append(limits, middleware.Concurrency(concurrency))
 	}
 	if timeout > 0 {
 		limits = append(limits, middleware.Timeout(timeout))
@@ -158,6 +195,7 @@ func (t *topicHandlers) chainOf(h *handler) message.HandlerFunc {
 	return wrap(h.call,
 		r.with(middleware.PieceDeduplicate, middleware.Deduplicate(r.cfg.Marks, r.parts.Log)),
 		r.with(middleware.PiecePoison, middleware.Poison(r.parts.Poison, r.parts.Log)),
+		r.with(middleware.PieceDelay, delay),
 		r.with(middleware.PieceRetry, middleware.Retry(retry, r.parts.Log)),
 		limits,
 		r.with(middleware.PieceRecover, middleware.Recover()),
@@ -166,11 +204,13 @@ func (t *topicHandlers) chainOf(h *handler) message.HandlerFunc {
 
 // with returns the piece, or nothing when it is left out.
 func (r *Router) with(name middleware.Piece, m message.HandlerMiddleware) []message.HandlerMiddleware {
-	if slices.Contains(r.cfg.Without, name) {
+	if r.without(name) {
 		return nil
 	}
 	return []message.HandlerMiddleware{m}
 }
+
+func (r *Router) without(name middleware.Piece) bool { return slices.Contains(r.cfg.Without, name) }
 
 // wrap puts pieces around f, the first outermost.
 func wrap(f message.HandlerFunc, pieces ...[]message.HandlerMiddleware) message.HandlerFunc {
@@ -181,9 +221,14 @@ func wrap(f message.HandlerFunc, pieces ...[]message.HandlerMiddleware) message.
 	return f
 }
 
-// handle takes a message through the chain.
+// handle takes what the topic delivers through the chain.
 func (t *topicHandlers) handle(msg *message.Message) error {
 	middleware.Begin(msg, t.backend, t.router.group, t.topic)
+	return t.run(msg)
+}
+
+// run takes a delivery through the chain.
+func (t *topicHandlers) run(msg *message.Message) error {
 	out, err := t.outer(msg)
 	if err == nil && len(out) > 0 {
 		msg.Ack() // what the user's middleware returned goes nowhere; Guard waits for this
@@ -222,6 +267,9 @@ func (t *topicHandlers) dispatch(msg *message.Message) ([]*message.Message, erro
 // normal on a shared topic and during a rolling upgrade.
 func (t *topicHandlers) find(d *middleware.Delivery) (*handler, error) {
 	msg := d.Msg
+	if d.Step > 0 { // a delayed retry: it names its handler
+		return t.named(d)
+	}
 	if msg.Payload == nil { // a tombstone: nothing to decode
 		if t.raw != nil {
 			return t.raw, nil
@@ -256,16 +304,20 @@ func (t *topicHandlers) poison(d *middleware.Delivery, err error) ([]*message.Me
 // goroutine, and acks or nacks it as the outcome is. It is for test harnesses
 // and consumers that bring messages by other ways than Run; package bustest
 // stands on it. The first call ends the registering of handlers, as Run does,
-// and Run can not be called any more.
+// and Run can not be called any more. A message of one of RetryTopics is taken
+// as due.
 func (r *Router) Deliver(topic string, msg *message.Message) error {
 	if err := r.build(true); err != nil {
 		return err
 	}
-	t := r.topics[topic]
-	if t == nil {
+	var err error
+	if t := r.topics[topic]; t != nil {
+		err = t.handle(msg)
+	} else if t := r.tiers[topic]; t != nil {
+		err = t.resume(msg)
+	} else {
 		return fmt.Errorf("router %s: no handler for topic %s", r.group, topic)
 	}
-	err := t.handle(msg)
 	driver.Settle(msg, err == nil)
 	return err
 }

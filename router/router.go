@@ -29,6 +29,11 @@ type Config struct {
 	// Retry is how handlers are tried. Empty fields default to the bus's: 5
 	// tries, pauses below 100 ms doubling to 10 s.
 	Retry middleware.RetryPolicy
+	// Delays is how long a message waits for its second, third and further rounds
+	// of tries once those of Retry have failed: up to 10 rising durations of whole
+	// milliseconds from 1 ms to 24 h; middleware.NoDelays() for none. Defaults to
+	// the bus's (5 s, 1 min, 10 min).
+	Delays middleware.Delays
 	// Timeout of one try of a handler. Defaults to the bus's (none).
 	Timeout time.Duration
 	// Outer stands around everything that happens to a message once it is
@@ -47,6 +52,12 @@ type HandlerConfig struct {
 	// Retry and Timeout override the router's where they are not empty.
 	Retry   middleware.RetryPolicy
 	Timeout time.Duration
+	// Delays overrides the router's where it is not nil.
+	Delays middleware.Delays
+	// Ordered makes later events of a key wait while one of them waits for a
+	// delayed retry. Otherwise they pass it. The stock adapters hold up its whole
+	// partition; see middleware.Delay.
+	Ordered bool
 	// Concurrency is how many messages this handler takes at once, at most.
 	// Defaults to no bound of its own.
 	Concurrency int
@@ -66,7 +77,9 @@ type HandlerConfig struct {
 func Permanent(err error) error { return middleware.Permanent(err) }
 
 // RetryAfter marks an error that is worth another try after d, in place of the
-// router's own pause. nil stays nil.
+// router's own pause. Where there are delayed retries and d is longer than
+// Retry.Max, the message waits for one of those, no shorter than d, and holds up
+// nothing meanwhile. nil stays nil.
 func RetryAfter(d time.Duration, err error) error { return middleware.RetryAfter(d, err) }
 
 // Router runs the handlers of one consumer group. Add handlers first, then Run
@@ -79,9 +92,12 @@ type Router struct {
 	log    *slog.Logger // names the group; the middleware names it by itself
 	wm     *message.Router
 	topics map[string]*topicHandlers
+	tiers  map[string]*tier // by retry topic; made by build
 	crews  map[string]*crew // by the UUIDs of their tickets; not changed once Watermill's router runs
 	names  map[string]bool
 	errs   []error // what Handle had to complain about; Run returns it
+
+	stopping chan struct{} // closed when Run begins to stop
 
 	mu       sync.Mutex
 	built    bool
@@ -98,6 +114,7 @@ func New(b *bus.Bus, group string, cfg ...Config) (*Router, error) {
 	r := &Router{
 		bus: b, parts: b.Parts(), group: group,
 		topics: map[string]*topicHandlers{}, crews: map[string]*crew{}, names: map[string]bool{},
+		stopping: make(chan struct{}),
 	}
 	if len(cfg) == 1 {
 		r.cfg = cfg[0]
@@ -119,26 +136,32 @@ func New(b *bus.Bus, group string, cfg ...Config) (*Router, error) {
 	return r, nil
 }
 
+// complete fills the defaults and returns everything that is wrong.
 func (r *Router) complete() error {
 	c, d := &r.cfg, r.parts.Config
-	if r.group == "" {
-		return errors.New("the group's name is empty")
+	var errs []error
+	bad := func(is bool, format string, a ...any) {
+		if is {
+			errs = append(errs, fmt.Errorf(format, a...))
+		}
 	}
+	bad(r.group == "", "the group's name is empty")
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = d.MaxInFlight
 	}
-	if c.MaxInFlight < 1 || c.MaxInFlight > 10_000 {
-		return fmt.Errorf("MaxInFlight %d: want 1 to 10000", c.MaxInFlight)
-	}
+	bad(c.MaxInFlight < 1 || c.MaxInFlight > 10_000, "MaxInFlight %d: want 1 to 10000", c.MaxInFlight)
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = d.DrainTimeout
 	}
-	if c.DrainTimeout < 0 || c.Timeout < 0 {
-		return errors.New("a timeout is negative")
-	}
+	bad(c.DrainTimeout < 0 || c.Timeout < 0, "a timeout is negative")
+	bad(negative(c.Retry), "a duration of Retry is negative")
 	if c.Timeout == 0 {
 		c.Timeout = d.HandlerTimeout
 	}
+	if c.Delays == nil {
+		c.Delays = d.RetryDelays
+	}
+	bad(c.Delays.Check() != nil, "Delays %v: want %s", c.Delays, middleware.DelaysWanted)
 	if c.Marks == nil {
 		c.Marks = r.parts.Marks
 	}
@@ -146,12 +169,14 @@ func (r *Router) complete() error {
 		MaxAttempts: d.RetryMaxAttempts, Initial: d.RetryInitialInterval, Max: d.RetryMaxInterval,
 	})
 	for _, p := range c.Without {
-		if !slices.Contains(middleware.SubscribePieces, p) {
-			return fmt.Errorf("without %q: want some of %v", p, middleware.SubscribePieces)
-		}
+		bad(!slices.Contains(middleware.SubscribePieces, p), "without %q: want some of %v", p, middleware.SubscribePieces)
 	}
-	return nil
+	return errors.Join(errs...)
 }
+
+// negative tells whether a policy has a pause that makes no sense. A negative
+// count or bound of time means no limit.
+func negative(p middleware.RetryPolicy) bool { return p.Initial < 0 || p.Max < 0 || p.MaxAfter < 0 }
 
 // overlay fills p's empty fields from def.
 func overlay(p, def middleware.RetryPolicy) middleware.RetryPolicy {
@@ -166,6 +191,9 @@ func overlay(p, def middleware.RetryPolicy) middleware.RetryPolicy {
 	}
 	if p.MaxElapsed == 0 {
 		p.MaxElapsed = def.MaxElapsed
+	}
+	if p.MaxAfter == 0 {
+		p.MaxAfter = def.MaxAfter
 	}
 	if p.AttemptTimeout == 0 {
 		p.AttemptTimeout = def.AttemptTimeout
@@ -211,25 +239,33 @@ func (r *Router) Run(ctx context.Context) error {
 	// outlives ctx for as long as the drain lasts.
 	base, cancel := context.WithCancelCause(bus.NewContext(context.WithoutCancel(ctx), r.bus))
 	defer cancel(nil)
-	for topic, t := range r.topics {
-		c := r.newCrew(base, topic, sub)
-		r.crews[c.ticket.UUID] = c
-		r.wm.AddConsumerHandler(r.group+"/"+topic, topic, c, t.handle)
-	}
 	// Watermill's router is told to stop by a context of its own. That alone ends
 	// nothing: it waits for its channels to close, which Drain brings about.
 	told, tell := context.WithCancel(base)
 	defer tell()
+	add := func(topic string, sub driver.Subscriber, handle message.NoPublishHandlerFunc) {
+		c := r.newCrew(base, topic, sub)
+		r.crews[c.ticket.UUID] = c
+		r.wm.AddConsumerHandler(r.group+"/"+topic, topic, c, handle)
+	}
+	for topic, t := range r.topics {
+		add(topic, sub, t.handle)
+	}
+	for topic, t := range r.tiers {
+		add(topic, dueSubscriber{sub, t, told}, t.resume)
+	}
 	ran := make(chan error, 1)
 	go func() { ran <- r.wm.Run(told) }()
 
 	select {
 	case err := <-ran: // never started, or every subscription ended by itself
+		close(r.stopping)
 		return errors.Join(err, sub.Close())
 	case <-ctx.Done():
 	}
 	r.log.Info("router stopping: waiting for running handlers", "timeout", r.cfg.DrainTimeout.String())
 	tell()
+	close(r.stopping)
 	// Drain first, cancel last. Watermill's own Close cancels the contexts of
 	// running handlers first, and their messages come again.
 	drain, stopDrain := context.WithTimeoutCause(context.Background(), r.cfg.DrainTimeout, errDrain)
@@ -237,6 +273,9 @@ func (r *Router) Run(ctx context.Context) error {
 	if err = sub.Drain(drain); err != nil {
 		err = fmt.Errorf("router %s: %w; what was not done is handled again: %w", r.group, errDrain, err)
 		cancel(errDrain)
+		for _, c := range r.crews {
+			c.close() // a handler that ignores its context has until Watermill's bound
+		}
 	}
 	return errors.Join(err, sub.Close(), <-ran)
 }
@@ -266,6 +305,7 @@ func (r *Router) buildOnce() error {
 	for _, t := range r.topics {
 		t.build()
 	}
+	r.buildTiers()
 	return nil
 }
 

@@ -148,7 +148,7 @@ func TestMistakesOfRegistrationAreReportedByRunAllAtOnce(t *testing.T) {
 		`handler "a": the name is taken in group g`,
 		`handler "": want a name of 1 to 100 bytes`,
 		`handler "c": event: unknown_type`,
-		`handler "d": a timeout, concurrency or rate is negative`,
+		`handler "d": a timeout, concurrency, rate or pause is negative`,
 		`handler "f": topic t has the raw handler "e" in group g already: use another group`,
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -169,7 +169,17 @@ func TestNewRefusesWhatMakesNoSense(t *testing.T) {
 		"group's name is empty": func() error { _, err := router.New(b, ""); return err },
 		"MaxInFlight -1":        func() error { _, err := router.New(b, "g", router.Config{MaxInFlight: -1}); return err },
 		"a timeout is negative": func() error { _, err := router.New(b, "g", router.Config{Timeout: -1}); return err },
-		"at most one Config":    func() error { _, err := router.New(b, "g", router.Config{}, router.Config{}); return err },
+		"Delays 1m,1m: want none, or up to 10 rising durations": func() error {
+			_, err := router.New(b, "g", router.Config{Delays: middleware.Delays{time.Minute, time.Minute}})
+			return err
+		},
+		"a duration of Retry is negative\nDelays -1ns": func() error { // all at once
+			_, err := router.New(b, "g", router.Config{
+				Retry: middleware.RetryPolicy{Initial: -1}, Delays: middleware.Delays{-1},
+			})
+			return err
+		},
+		"at most one Config": func() error { _, err := router.New(b, "g", router.Config{}, router.Config{}); return err },
 		`without "validate": want`: func() error {
 			_, err := router.New(b, "g", router.Config{Without: []middleware.Piece{"validate"}})
 			return err
@@ -285,7 +295,9 @@ func poisonOf(t *testing.T, b *bus.Bus, of string) <-chan *message.Message {
 
 func TestBadInputIsPoisonedWithItsReasonAndTheNextMessageIsHandled(t *testing.T) {
 	b := open(t)
-	r := group(t, b, "g", router.Config{Retry: middleware.RetryPolicy{Initial: time.Microsecond, MaxAttempts: 3}})
+	r := group(t, b, "g", router.Config{
+		Retry: middleware.RetryPolicy{Initial: time.Microsecond, MaxAttempts: 3}, Delays: middleware.NoDelays(),
+	})
 	handled := make(chan string, 10)
 	router.Handle(r, "moods", func(_ context.Context, e aura360.MoodCreated) error {
 		switch e.UserID {

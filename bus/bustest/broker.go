@@ -3,7 +3,9 @@ package bustest
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +28,36 @@ type delivery struct {
 	router *router.Router
 	topic  string
 	msg    *message.Message
+
+	// Of one that waits for a delayed retry:
+	due     time.Duration // on the harness's clock
+	delay   time.Duration
+	inPlace bool // later ones of its key wait behind it
 }
+
+// lane is what stays in order.
+type lane struct{ group, topic, key string }
+
+func (d *delivery) lane() lane { return lane{d.router.Group(), d.topic, driver.Key(d.msg)} }
+
+// settling is the context of a message: it hears how long the message is put off.
+type settling struct {
+	context.Context
+	later time.Duration
+}
+
+func (s *settling) Value(key any) any {
+	if driver.IsSettleKey(key) {
+		return s
+	}
+	return s.Context.Value(key)
+}
+
+// Settled implements driver.Settler: Deliver's error tells as much.
+func (*settling) Settled(bool) {}
+
+// SettledLater implements driver.Deferrer.
+func (s *settling) SettledLater(d time.Duration) { s.later = d }
 
 // broker is a backend that delivers only when the harness asks for it.
 type broker struct {
@@ -35,6 +66,7 @@ type broker struct {
 	fresh   []published // not yet given to the groups
 	history []published // everything ever published
 	waiting []*delivery // in the order of publishing
+	parked  []*delivery // for a delayed retry, soonest first
 }
 
 func (*broker) Name() string { return "memory" }
@@ -92,30 +124,92 @@ func (b *broker) all() []published {
 func (b *broker) queue(d *delivery)        { b.waiting = append(b.waiting, d) }
 func (b *broker) requeue(done []*delivery) { b.waiting = append(b.waiting, done...) }
 
-// next takes the delivery whose turn it is: the oldest or, reordering, a random
-// one among those that no older one of the same group and key waits before.
-func (b *broker) next(reorder bool, rng *rand.Rand) *delivery {
-	if len(b.waiting) == 0 {
+// park keeps d until all that does not wait for the clock is done.
+func (b *broker) park(d *delivery) {
+	i := len(b.parked)
+	for i > 0 && b.parked[i-1].due > d.due {
+		i--
+	}
+	b.parked = slices.Insert(b.parked, i, d)
+}
+
+// batches reports whether d is for a batch handler.
+func (d *delivery) batches() bool { return d.router.Batches(d.topic, d.msg) }
+
+// release takes the delivery that is due first or, for a batch handler, all that
+// are then.
+func (b *broker) release() []*delivery {
+	if len(b.parked) == 0 {
 		return nil
 	}
-	at := 0
-	if reorder {
-		type lane struct{ group, topic, key string }
-		taken := map[lane]bool{}
-		var free []int
-		for i, d := range b.waiting {
-			key := driver.Key(d.msg)
-			l := lane{d.router.Group(), d.topic, key}
-			if key == "" || !taken[l] {
-				free = append(free, i)
-			}
-			taken[l] = true
-		}
-		at = free[rng.IntN(len(free))]
+	first := b.parked[0]
+	if !first.batches() {
+		b.parked = b.parked[1:]
+		return []*delivery{first}
 	}
-	d := b.waiting[at]
-	b.waiting = append(b.waiting[:at], b.waiting[at+1:]...)
-	return d
+	var out []*delivery
+	b.parked, out = together(b.parked, first, func(d *delivery) bool { return d.due == first.due }, map[lane]bool{})
+	return out
+}
+
+// next takes the delivery whose turn it is: the oldest or, reordering, a random
+// one among those that no older one of the same group and key waits before.
+// Those for a batch handler come when there are no others, all at once.
+func (b *broker) next(reorder bool, rng *rand.Rand) []*delivery {
+	parked := map[lane]bool{}
+	for _, d := range b.parked {
+		if d.inPlace {
+			parked[d.lane()] = true
+		}
+	}
+	taken := maps.Clone(parked)
+	var free []int
+	var batch *delivery // the first for a batch handler
+	for i, d := range b.waiting {
+		l := d.lane()
+		if l.key == "" || !taken[l] {
+			if d.batches() {
+				if batch == nil {
+					batch = d
+				}
+			} else if free = append(free, i); !reorder {
+				break
+			}
+		}
+		taken[l] = true
+	}
+	switch {
+	case len(free) > 0:
+		at := free[0]
+		if reorder {
+			at = free[rng.IntN(len(free))]
+		}
+		d := b.waiting[at]
+		b.waiting = append(b.waiting[:at], b.waiting[at+1:]...)
+		return []*delivery{d}
+	case batch != nil:
+		var out []*delivery
+		b.waiting, out = together(b.waiting, batch, func(*delivery) bool { return true }, parked)
+		return out
+	}
+	return nil
+}
+
+// together splits list into what is delivered with first, which is for a batch
+// handler, and the rest: at most one of a key, none of those taken.
+func together(list []*delivery, first *delivery, match func(*delivery) bool, taken map[lane]bool) (rest, out []*delivery) {
+	copies := map[string]bool{} // of messages without a key: one would wait for the other's mark
+	for _, d := range list {
+		l := d.lane()
+		free := l.key == "" && !copies[d.msg.UUID] || l.key != "" && !taken[l]
+		if free && d.router == first.router && d.topic == first.topic && match(d) && d.batches() {
+			out = append(out, d)
+		} else {
+			rest = append(rest, d)
+		}
+		taken[l], copies[d.msg.UUID] = true, true
+	}
+	return rest, out
 }
 
 // marks remembers handled events until the process "crashes".

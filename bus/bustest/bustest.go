@@ -1,5 +1,5 @@
-// Package bustest tests event handlers in memory: synchronously, with no clock,
-// no port and no goroutine of its own.
+// Package bustest tests event handlers in memory: synchronously, with no clock
+// and no port.
 //
 //	func TestAggregation(t *testing.T) {
 //		h := bustest.New(t)
@@ -14,8 +14,11 @@
 //
 // Publish returns when everything that followed from it has been handled, also
 // what the handlers published themselves. Handlers run behind the real chain:
-// encoding, retries (without their pauses), duplicates dropped, poison queue.
-// When the test fails, what was published and what each handler did is printed.
+// encoding, retries (without their pauses), duplicates dropped, poison queue. What
+// waits for a delayed retry is tried again after everything else, the shortest
+// delay first, without waiting for the clock. Batch handlers are called when
+// nothing else is left to do (their messages wait on goroutines of their own, of
+// which one runs at a time). When the test fails, what was published and what each handler did is printed.
 //
 // Options make the harness unfriendly in the ways that real brokers are, so
 // that an application can see whether its own handlers stand it.
@@ -79,6 +82,7 @@ type Harness struct {
 	log       []string // what happened, for a test that fails
 	running   bool
 	delivered int
+	clock     time.Duration // passes only when everything waits for a delayed retry
 }
 
 // New returns a harness that lives as long as the test. At most one Options.
@@ -169,13 +173,14 @@ func (h *Harness) Run() {
 	var done []*delivery
 	for late := false; ; {
 		h.fetch()
-		d := h.broker.next(h.opts.Reorder, h.rng)
+		ds := h.broker.next(h.opts.Reorder, h.rng)
 		switch {
-		case d != nil:
-			h.deliver(d)
+		case len(ds) > 0:
+			h.deliver(ds)
 			if !late {
-				done = append(done, d)
+				done = append(done, ds...)
 			}
+		case h.elapse():
 		case h.opts.Redeliver && !late && len(done) > 0:
 			late = true
 			h.note("every event is delivered once more, to a process that forgot them")
@@ -187,6 +192,19 @@ func (h *Harness) Run() {
 	}
 }
 
+// elapse makes time pass until the first parked message is due, and delivers it.
+func (h *Harness) elapse() bool {
+	h.t.Helper()
+	ds := h.broker.release()
+	if len(ds) == 0 {
+		return false
+	}
+	h.clock = max(h.clock, ds[0].due)
+	h.note("after %v:", ds[0].delay)
+	h.deliver(ds)
+	return true
+}
+
 // fetch makes a delivery of each new message for each group that reads its topic.
 func (h *Harness) fetch() {
 	for _, m := range h.broker.take() {
@@ -196,6 +214,9 @@ func (h *Harness) fetch() {
 			copies = 2
 		}
 		for _, r := range h.routers {
+			if delay, ok := r.RetryTopics()[m.topic]; ok {
+				h.broker.park(&delivery{router: r, topic: m.topic, msg: m.msg, due: h.clock + delay, delay: delay})
+			}
 			if !slices.Contains(r.Topics(), m.topic) {
 				continue
 			}
@@ -206,31 +227,66 @@ func (h *Harness) fetch() {
 	}
 }
 
-// deliver gives one message to its group, again until it is acked.
-func (h *Harness) deliver(d *delivery) {
+// deliver gives messages to their group, again until they are acked: one, or
+// several for a batch handler.
+func (h *Harness) deliver(ds []*delivery) {
 	h.t.Helper()
 	if h.opts.Crash {
-		_ = h.attempt(d) // what became of it dies with the process
-		h.note("  %s crashes before the ack, and starts again", d.router.Group())
+		h.attempt(ds) // what became of them dies with the process
+		h.note("  %s crashes before the ack, and starts again", ds[0].router.Group())
 		h.marks.forget()
 	}
+	var left []*delivery
 	var err error
 	for range 3 {
-		if err = h.attempt(d); err == nil {
+		left = nil
+		for i, r := range h.attempt(ds) {
+			switch d := ds[i]; {
+			case r.err == nil:
+			case r.later > 0:
+				again := *d
+				again.due, again.delay, again.inPlace = h.clock+r.later, r.later, true
+				h.broker.park(&again)
+			default:
+				left, err = append(left, d), r.err
+			}
+		}
+		if ds = left; len(ds) == 0 {
 			return
 		}
 	}
-	h.t.Fatalf("bustest: group %s leaves %s unacked, three times over: %v", d.router.Group(), describe(d.msg), err)
+	h.t.Fatalf("bustest: group %s leaves %s unacked, three times over: %v", ds[0].router.Group(), describe(ds[0].msg), err)
 }
 
-func (h *Harness) attempt(d *delivery) error {
+// result is what became of a delivery: err when it was left unacked, with later
+// when its handler put it off.
+type result struct {
+	err   error
+	later time.Duration
+}
+
+func (h *Harness) attempt(ds []*delivery) []result {
 	h.t.Helper()
-	if h.delivered++; h.delivered > maxDeliveries {
+	if h.delivered += len(ds); h.delivered > maxDeliveries {
 		h.t.Fatalf("bustest: %d deliveries in one test: do handlers publish to each other for ever?", maxDeliveries)
 	}
-	msg := d.msg.Copy()
-	msg.SetContext(h.Context())
-	return d.router.Deliver(d.topic, msg)
+	ctxs, msgs := make([]*settling, len(ds)), make([]*message.Message, len(ds))
+	for i, d := range ds {
+		ctxs[i], msgs[i] = &settling{Context: h.Context()}, d.msg.Copy()
+		msgs[i].SetContext(ctxs[i])
+	}
+	r, topic := ds[0].router, ds[0].topic
+	var errs []error
+	if ds[0].batches() {
+		errs = r.DeliverAll(topic, msgs...)
+	} else {
+		errs = []error{r.Deliver(topic, msgs[0])}
+	}
+	out := make([]result, len(ds))
+	for i, ctx := range ctxs {
+		out[i] = result{errs[i], ctx.later}
+	}
+	return out
 }
 
 // record notes what became of each message.
@@ -239,8 +295,9 @@ func (h *Harness) record(next message.HandlerFunc) message.HandlerFunc {
 		out, err := next(msg)
 		d := middleware.DeliveryFrom(msg.Context())
 		outcome := string(d.Outcome)
+		parked := d.Outcome == middleware.OutcomeParked
 		switch {
-		case err != nil:
+		case err != nil && !parked:
 			outcome = "unacked"
 		case outcome == "":
 			outcome = string(middleware.OutcomeHandled)
@@ -252,7 +309,7 @@ func (h *Harness) record(next message.HandlerFunc) message.HandlerFunc {
 		if d.Reason != "" {
 			line += fmt.Sprintf(", reason %s", d.Reason)
 		}
-		if err != nil {
+		if err != nil && !parked {
 			line += fmt.Sprintf(": %v", err)
 		}
 		h.note("%s", line)

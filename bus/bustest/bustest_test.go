@@ -14,6 +14,7 @@ import (
 	"github.com/aura360/eventbus/bus/bustest"
 	"github.com/aura360/eventbus/events"
 	"github.com/aura360/eventbus/events/aura360"
+	"github.com/aura360/eventbus/middleware"
 	"github.com/aura360/eventbus/router"
 )
 
@@ -75,8 +76,8 @@ func TestFailingHandlerIsRetriedThenPoisoned(t *testing.T) {
 	})
 	h.Publish(mood("u1", 7))
 	got := h.Poisoned()
-	if tries != 5 || len(got) != 1 {
-		t.Fatalf("%d tries, %d poisoned, want 5 and 1", tries, len(got))
+	if tries != 20 || len(got) != 1 { // at once, and after each of three delays
+		t.Fatalf("%d tries, %d poisoned, want 20 and 1", tries, len(got))
 	}
 	want := bustest.Poisoned{
 		Group: "g", Handler: "fail", Type: "user.mood.created", ID: bustest.One[aura360.MoodCreated](h).ID,
@@ -89,6 +90,77 @@ func TestFailingHandlerIsRetriedThenPoisoned(t *testing.T) {
 	}
 	if !strings.Contains(string(body), want.ID) {
 		t.Errorf("the body is not the event: %s", body)
+	}
+}
+
+// What waits for a delayed retry comes after everything else, so that it meets
+// what was published after it.
+func TestDelayedRetryComesAfterEverythingElse(t *testing.T) {
+	for _, ordered := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ordered=%v", ordered), func(t *testing.T) {
+			h := bustest.New(t)
+			var got []string
+			once := router.Config{Retry: middleware.RetryPolicy{MaxAttempts: 1}}
+			known := map[string]bool{}
+			router.Handle(h.Router("g", once), "moods", func(_ context.Context, e aura360.MoodCreated) error {
+				got = append(got, fmt.Sprint(e.UserID, e.Data.Score))
+				if e.Data.Score == 1 && !known[e.UserID] {
+					return errors.New("no such user yet")
+				}
+				return nil
+			}, router.HandlerConfig{Ordered: ordered})
+			router.Handle(h.Router("g"), "profiles", func(_ context.Context, e aura360.ProfileUpdated) error {
+				known[e.UserID] = true
+				return nil
+			})
+			profile := aura360.ProfileUpdated{Base: events.Base{UserID: "b"}, Data: map[string]any{"x": 1}}
+			if err := bus.PublishAll(h.Context(), mood("a", 1), mood("b", 1), mood("a", 2), profile); err != nil {
+				t.Fatal(err)
+			}
+			h.Run()
+			want := []string{"a1", "b1", "a2", "a1", "b1", "a1", "a1"}
+			if ordered { // a2 waits for its turn, and the profile of b behind b1
+				want = []string{"a1", "b1", "a1", "b1", "a1", "b1", "a1", "a2", "b1"}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("handled %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestBatchHandlerGetsWhatIsThereTogether(t *testing.T) {
+	h := bustest.New(t, bustest.Options{Duplicate: true})
+	var got []string
+	failed := false
+	router.HandleBatch(h.Router("vectors"), "vectorize", func(ctx context.Context, contexts []aura360.ContextAggregated) []error {
+		errs := make([]error, len(contexts))
+		var line []string
+		for i, e := range contexts {
+			line = append(line, e.UserID)
+			if e.UserID == "u2" && !failed {
+				failed, errs[i] = true, errors.New("try again")
+				continue
+			}
+			errs[i] = bus.Publish(router.ItemContext(ctx, i), aura360.ProfileUpdated{
+				Base: events.Base{UserID: e.UserID}, Data: map[string]any{"vectorized": true},
+			})
+		}
+		got = append(got, strings.Join(line, " "))
+		return errs
+	}, router.BatchConfig{Max: 3})
+	router.Handle(h.Router("vectordb"), "aggregate", aggregate)
+	if err := bus.PublishAll(h.Context(), mood("u1", 1), mood("u2", 1), mood("u3", 1), mood("u4", 1), mood("u1", 2)); err != nil {
+		t.Fatal(err)
+	}
+	h.Run()
+	// Of u1 there is one at a time; u2 fails once and comes with the next ones.
+	want := []string{"u1 u2 u3", "u4 u2", "u1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("batches %q, want %q", got, want)
+	}
+	if n := len(bustest.All[aura360.ProfileUpdated](h)); n != 5 {
+		t.Errorf("%d profiles, want 5", n)
 	}
 }
 

@@ -56,6 +56,12 @@ func Settle(msg *message.Message, ack bool) {
 	}
 }
 
+// CanSettleLater reports whether msg's driver can do what SettleLater asks for.
+func CanSettleLater(msg *message.Message) bool {
+	_, can := msg.Context().Value(settleKey{}).(Deferrer)
+	return can
+}
+
 // SettleLater nacks msg and asks that it is not delivered again before d has
 // passed, while messages of other keys go on. It reports whether the driver can:
 // else it was an ordinary nack, and the message comes when the driver sees fit.
