@@ -13,10 +13,17 @@ import (
 
 // openBackend makes the backend that a complete configuration names.
 func openBackend(cfg Config) (driver.Backend, error) {
+	native := cfg.Adapter == Native
 	switch cfg.Backend {
 	case Kafka:
+		if native {
+			return kafkabus.OpenNative(cfg.kafka())
+		}
 		return kafkabus.Open(cfg.kafka())
 	case Redis:
+		if native {
+			return redisbus.OpenNative(cfg.redis())
+		}
 		return redisbus.Open(cfg.redis())
 	case Memory:
 		return membus.Open(membus.Config{Partitions: cfg.TopicPartitions, Logger: cfg.Logger}), nil
@@ -53,7 +60,7 @@ func (c *Config) redis() redisbus.Config {
 		URL: r.URL.Reveal(), Username: r.Username, Password: r.Password.Reveal(),
 		SentinelUsername: r.SentinelUsername, SentinelPassword: r.SentinelPassword.Reveal(),
 		CAFile: r.TLSCAFile, CertFile: r.TLSCertFile, KeyFile: r.TLSKeyFile,
-		ClientName: topicName(c.ServiceName), Provision: c.provision(), Log: c.Logger,
+		ClientName: topicName(c.ServiceName), Namespace: c.Namespace, Provision: c.provision(), Log: c.Logger,
 	}
 }
 

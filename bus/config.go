@@ -21,8 +21,9 @@ type Config struct {
 	// when KAFKA_BOOTSTRAP_SERVERS is set, else to redis when MESSAGING_REDIS_URL
 	// (or REDIS_URL) is set; with none of them it is an error.
 	Backend string `env:"MESSAGING_BACKEND"`
-	// Which build of the kafka and redis backends: watermill (the stock adapters
-	// with safe settings). Defaults to watermill.
+	// Which build of the kafka and redis backends: native (our own: batches, many
+	// messages in flight, order per key with any number of members) or watermill
+	// (the stock adapters with safe settings). Defaults to native.
 	Adapter string `env:"MESSAGING_ADAPTER"`
 	// Prefix of the topics that the bus keeps for itself on a broker, such as
 	// the poison queues. 1 to 100 characters of a-z A-Z 0-9 . _ -. Defaults to
@@ -78,8 +79,9 @@ type Config struct {
 	CreateTopics *bool `env:"MESSAGING_CREATE_TOPICS"`
 	// Partitions of a created topic, 1 to 1000. Defaults to 3.
 	TopicPartitions int `env:"MESSAGING_TOPIC_PARTITIONS"`
-	// Retention of a created topic, 1m to 87600h. Redis streams are not trimmed
-	// by this build. Defaults to 168h (7 days).
+	// Retention of a created topic, 1m to 87600h. On Redis nothing is forgotten by
+	// age: native trims what every group has consumed, watermill nothing. Defaults
+	// to 168h (7 days).
 	TopicRetention time.Duration `env:"MESSAGING_TOPIC_RETENTION"`
 
 	Redis RedisConfig

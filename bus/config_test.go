@@ -41,7 +41,7 @@ func TestBackendIsChosenByWhatIsSet(t *testing.T) {
 func TestEveryProblemOfTheEnvironmentIsReportedAtOnce(t *testing.T) {
 	_, err := configFrom(map[string]string{
 		"MESSAGING_BACKEND":            "kafak",
-		"MESSAGING_ADAPTER":            "native",
+		"MESSAGING_ADAPTER":            "naitve",
 		"MESSAGING_NAMESPACE":          "a b",
 		"MESSAGING_MAX_IN_FLIGHT":      "many",
 		"MESSAGING_MAX_EVENT_BYTES":    "-1",
@@ -63,7 +63,7 @@ func TestEveryProblemOfTheEnvironmentIsReportedAtOnce(t *testing.T) {
 	text := err.Error()
 	for _, want := range []string{
 		`MESSAGING_BACKEND="kafak": want kafka, redis, memory or disabled (did you mean kafka?)`,
-		`MESSAGING_ADAPTER="native": this build has only watermill`,
+		`MESSAGING_ADAPTER="naitve": want native or watermill (did you mean native?)`,
 		`MESSAGING_NAMESPACE="a b": want 1 to 100 characters`,
 		`MESSAGING_MAX_IN_FLIGHT="many": want a whole number`,
 		`MESSAGING_MAX_EVENT_BYTES="-1": want a whole number from 1 to 33554432`,
@@ -133,7 +133,7 @@ func TestDefaultsAreFilled(t *testing.T) {
 	}
 	yes := true
 	want := Config{
-		Backend: Memory, Adapter: "watermill", Namespace: "eventbus", ServiceName: filepath.Base(os.Args[0]),
+		Backend: Memory, Adapter: Native, Namespace: "eventbus", ServiceName: filepath.Base(os.Args[0]),
 		MaxEventBytes: 1 << 20, PublishTimeout: 30 * time.Second, PublishAttemptTimeout: 10 * time.Second,
 		MaxInFlight: 256, RetryMaxAttempts: 5, RetryInitialInterval: 100 * time.Millisecond,
 		RetryMaxInterval: 10 * time.Second, RetryDelays: middleware.DefaultDelays(), DrainTimeout: 30 * time.Second, DedupEntries: 1_000_000, DedupTTL: time.Hour,

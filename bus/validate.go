@@ -22,7 +22,11 @@ const (
 
 var backends = []string{Kafka, Redis, Memory, Disabled}
 
-const adapterWatermill = "watermill"
+// Names of the builds, as MESSAGING_ADAPTER has them.
+const (
+	Native    = "native"
+	Watermill = "watermill"
+)
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,100}$`)
 
@@ -36,13 +40,9 @@ func (c *Config) complete() *ConfigError {
 		}
 	}
 	add(c.chooseBackend())
-	orDefault(&c.Adapter, adapterWatermill)
-	switch c.Adapter {
-	case adapterWatermill:
-	case "native":
-		add(fmt.Errorf("MESSAGING_ADAPTER=%q: this build has only watermill", c.Adapter))
-	default:
-		add(choice("MESSAGING_ADAPTER", c.Adapter, adapterWatermill))
+	orDefault(&c.Adapter, Native)
+	if c.Adapter != Native && c.Adapter != Watermill {
+		add(choice("MESSAGING_ADAPTER", c.Adapter, Native, Watermill))
 	}
 	orDefault(&c.Namespace, "eventbus")
 	if !namePattern.MatchString(c.Namespace) {

@@ -33,18 +33,20 @@ var notedTopic = fmt.Sprintf("eventbus.test.noted.%d", time.Now().UnixNano())
 var _ = events.Define[noted]("test.noted", events.Topic(notedTopic))
 
 // onEveryBackend runs f with the configuration of each backend that this
-// machine has: memory, embedded and real ones.
+// machine has: memory, embedded and real ones, in both builds.
 func onEveryBackend(t *testing.T, f func(t *testing.T, cfg bus.Config)) {
 	t.Run("memory", func(t *testing.T) { f(t, bus.Config{Backend: bus.Memory}) })
-	for _, r := range brokertest.Redises(t) {
-		t.Run(r.Name, func(t *testing.T) {
-			f(t, bus.Config{Backend: bus.Redis, Redis: bus.RedisConfig{URL: bus.Secret(r.URL)}})
-		})
-	}
-	for _, k := range brokertest.Kafkas(t) {
-		t.Run(k.Name, func(t *testing.T) {
-			f(t, bus.Config{Backend: bus.Kafka, Kafka: bus.KafkaConfig{BootstrapServers: k.Addr}})
-		})
+	for _, adapter := range []string{bus.Native, bus.Watermill} {
+		for _, r := range brokertest.Redises(t) {
+			t.Run(adapter+" "+r.Name, func(t *testing.T) {
+				f(t, bus.Config{Backend: bus.Redis, Adapter: adapter, Redis: bus.RedisConfig{URL: bus.Secret(r.URL)}})
+			})
+		}
+		for _, k := range brokertest.Kafkas(t) {
+			t.Run(adapter+" "+k.Name, func(t *testing.T) {
+				f(t, bus.Config{Backend: bus.Kafka, Adapter: adapter, Kafka: bus.KafkaConfig{BootstrapServers: k.Addr}})
+			})
+		}
 	}
 }
 
