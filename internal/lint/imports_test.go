@@ -40,7 +40,7 @@ var allowed = map[string][]string{
 var outside = map[string][]string{
 	"github.com/IBM/sarama":                          {"bus/kafkabus", "internal/bench"},
 	"github.com/ThreeDotsLabs/watermill-kafka/v3":    {"bus/kafkabus", "internal/bench"},
-	"github.com/twmb/franz-go":                       {"bus/kafkabus", "internal/brokertest"},
+	"github.com/twmb/franz-go":                       {"bus/kafkabus", "internal/bench", "internal/brokertest"},
 	"github.com/redis/go-redis/v9":                   {"bus/redisbus", "internal/redisclient", "internal/bench", "internal/brokertest"},
 	"github.com/ThreeDotsLabs/watermill-redisstream": {"bus/redisbus", "internal/bench"},
 	"github.com/go-json-experiment/json":             {"events"},
