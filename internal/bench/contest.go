@@ -155,8 +155,9 @@ func (l latency) measure(ctx context.Context, raw io.Writer) error {
 	return nil
 }
 
-// fromMany publishes n events from several goroutines.
-func fromMany(goroutines int, f publishOne) side {
+// fromMany publishes n events from 64 goroutines.
+func fromMany(f publishOne) side {
+	const goroutines = 64
 	return func(ctx context.Context, m *meter, n int) error {
 		var next atomic.Int64
 		var wg sync.WaitGroup

@@ -78,5 +78,5 @@ func drainStock[T events.Event](open func(group string) (message.Subscriber, err
 
 // fillWith publishes n events from many goroutines at once.
 func fillWith(n int, publish func(i int) error) error {
-	return fromMany(64, func(_ context.Context, i int) error { return publish(i) })(context.Background(), new(meter), n)
+	return fromMany(func(_ context.Context, i int) error { return publish(i) })(context.Background(), new(meter), n)
 }

@@ -180,7 +180,7 @@ func natives(ctx context.Context, o options, redises []broker, kafka string, raw
 			}
 		}
 	}
-	if c := memoryContest(o); strings.Contains(c.name, o.only) && strings.Contains("memory", o.broker) {
+	if c := memoryContest(o); strings.Contains(c.name, o.only) && strings.HasPrefix(c.name, o.broker) {
 		return c.measure(ctx, raw)
 	}
 	return nil
