@@ -55,10 +55,12 @@ type lease struct {
 	stream string
 	key    string // of the owner
 
-	state holding
-	token owner              // while state is not free: what the key says as long as it is ours
-	epoch uint64             // changes when what is being read must not be taken any more
-	stop  context.CancelFunc // of the recall that runs
+	others owner // what the key said when it was not ours; the keeper's alone
+	state  holding
+	token  owner              // while state is not free: what the key says as long as it is ours
+	stale  bool               // it was not surely ours all the time: take it anew before it is read
+	epoch  uint64             // changes when what is being read must not be taken any more
+	stop   context.CancelFunc // of the recall that runs
 
 	// How reading goes on. Everything pending in our name up to last is in the
 	// stream, or acked: what comes after it was delivered to a connection that

@@ -42,6 +42,7 @@ func (c *consumer) inName() string { return c.n.cfg.Namespace + "-native" }
 type keeper struct {
 	c      *consumer
 	roster *roster
+	count  int64
 	until  time.Time // until then what we own is ours, see trusted
 	beat   time.Time // when the last count was sent that the server took
 }
@@ -71,10 +72,12 @@ func (c *consumer) keep() {
 // It returns true when the consumer has left the group.
 func (k *keeper) look() (left bool) {
 	c := k.c
-	if time.Now().After(k.until) {
-		c.suspend()
+	// Nothing is waited for beyond the time that we may act as an owner.
+	end := time.Now().Add(c.ttl / 4)
+	if !k.expired() && k.until.Before(end) {
+		end = k.until
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.ttl/4)
+	ctx, cancel := context.WithDeadline(c.ctx, end)
 	defer cancel()
 	err := k.see(ctx)
 	if err == nil {
@@ -94,9 +97,7 @@ func (k *keeper) look() (left bool) {
 		done = done && p.state == free
 	}
 	c.mu.Unlock()
-	if time.Now().After(k.until) {
-		c.suspend()
-	}
+	k.expired()
 	if !done {
 		return false
 	}
@@ -106,26 +107,34 @@ func (k *keeper) look() (left bool) {
 	return true
 }
 
+// expired tells whether the time is over in which what we own is surely ours, and
+// has nothing delivered then.
+func (k *keeper) expired() bool {
+	if time.Now().After(k.until) {
+		k.c.suspend()
+		return true
+	}
+	return false
+}
+
 // see counts, if it is time, and reads the counters of all.
 func (k *keeper) see(ctx context.Context) error {
 	c := k.c
 	key := c.membersKey()
 	c.mu.Lock()
-	step := int64(1)
-	if c.leaving {
-		step = -1
-	}
+	leaving := c.leaving
 	c.mu.Unlock()
 	sent := time.Now()
 	var all *redis.MapStringStringCmd
-	count := sent.Sub(k.beat) >= c.ttl/beatsPerLease || step < 0
+	count := sent.Sub(k.beat) >= c.ttl/beatsPerLease || leaving
 	_, err := c.n.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
 		if count {
-			if step < 0 { // from what it was to something negative
-				p.HSet(ctx, key, c.member, -sent.UnixNano())
-			} else {
-				p.HIncrBy(ctx, key, c.member, step)
+			k.count++ // a number that was never there before
+			n := k.count
+			if leaving {
+				n = -n
 			}
+			p.HSet(ctx, key, c.member, n)
 		}
 		all = p.HGetAll(ctx, key)
 		return nil
@@ -149,19 +158,14 @@ func (k *keeper) see(ctx context.Context) error {
 		counts[m], _ = strconv.ParseInt(v, 10, 64) // what is no number is a member that never counts
 	}
 	if count {
+		k.expired() // while the answer was on its way: who owns what must be asked again
 		k.beat, k.until = sent, sent.Add(trusted(c.ttl))
 	}
 	if _, there := counts[c.member]; !there {
 		k.beat = time.Time{} // forgotten: count at the next look
 	}
 	k.roster.observe(sent, received, counts)
-	var gone []string
-	for m := range counts {
-		if k.roster.dead(m) {
-			gone = append(gone, m)
-		}
-	}
-	if len(gone) > 0 {
+	if gone := k.roster.forgotten(); len(gone) > 0 {
 		if err := c.n.admin.HDel(ctx, key, gone...).Err(); err != nil {
 			return fmt.Errorf("remove members that died: %w", err)
 		}
@@ -231,13 +235,15 @@ func (k *keeper) decide(ctx context.Context) error {
 func (k *keeper) step(ctx context.Context, p *lease, value string, there, mine bool) error {
 	c := k.c
 	c.mu.Lock()
-	state, token := p.state, p.token
+	state, token, stale := p.state, p.token, p.stale
 	c.mu.Unlock()
 	now := parseOwner(value)
 	switch {
 	case state == free && mine:
 		k.roster.mention(now.member)
-		if !k.roster.mayTake(now) || time.Now().After(k.until) {
+		before := p.others
+		p.others = now
+		if !k.roster.mayTake(now, before) || time.Now().After(k.until) {
 			return nil
 		}
 		next := owner{c.member, now.gen + 1}
@@ -258,6 +264,7 @@ func (k *keeper) step(ctx context.Context, p *lease, value string, there, mine b
 			c.lose(p)
 			return nil
 		}
+		value, there = token.String(), true
 	case now != token:
 		c.lose(p)
 		return nil
@@ -277,6 +284,18 @@ func (k *keeper) step(ctx context.Context, p *lease, value string, there, mine b
 		if !mine {
 			c.giveBack(p, true)
 			return nil
+		}
+		if stale {
+			// Somebody may have seen that we are dead and be about to take it. With
+			// another value he fails, or we do.
+			next := owner{c.member, token.gen + 1}
+			if ok, err := c.swap(ctx, p, value, there, next); err != nil {
+				return err
+			} else if !ok {
+				c.lose(p)
+				return nil
+			}
+			c.took(p, next)
 		}
 		return c.open(ctx, p)
 	case held:
@@ -318,7 +337,7 @@ func (c *consumer) swap(ctx context.Context, p *lease, was string, there bool, t
 func (c *consumer) took(p *lease, token owner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p.state, p.token = owned, token
+	p.state, p.token, p.stale = owned, token, false
 	p.epoch++
 	p.last = streamID{}
 }
@@ -535,7 +554,7 @@ func (c *consumer) giveBack(p *lease, release bool) {
 			return
 		}
 		p.stop = nil
-		p.state, p.last = owned, streamID{}
+		p.state, p.last, p.stale = owned, streamID{}, true
 		// A member that leaves a server that is full leaves the key behind.
 		if release && (err == nil || c.leaving && isFull(err)) {
 			p.state, p.err = free, nil

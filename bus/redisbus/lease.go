@@ -41,12 +41,15 @@ type roster struct {
 
 // sighting is what is known of one other member.
 type sighting struct {
-	count int64 // its counter, negative while it leaves; 0 when it was never in the hash
+	count int64 // its counter, negative while it leaves, 0 when it is not in the hash
 	// silent is for how long, at least, the counter has been the same. Only time
 	// between two looks counts, and only so much of it as looks are usually apart:
 	// after the server was away for long all members have the same chance to
 	// count again before anybody thinks they are dead.
 	silent time.Duration
+	// alive is whether partitions are assigned to it: it counted, and did not leave,
+	// and was not silent for a lease since.
+	alive bool
 }
 
 func newRoster(self string, lease time.Duration) *roster {
@@ -61,21 +64,42 @@ func (r *roster) observe(sent, received time.Time, counts map[string]int64) {
 	}
 	r.last = received
 	for m, s := range r.seen {
-		// A member that has vanished from the hash without leaving (FLUSHALL) is
-		// given the same time to appear again.
-		if n, there := counts[m]; there && n != s.count {
+		n := counts[m]
+		if n != s.count {
+			// One that vanishes without leaving was alive, for all we know, until
+			// just now (FLUSHALL), and gets the time to appear again.
 			s.count, s.silent = n, 0
+			if n != 0 {
+				s.alive = n > 0
+			}
 			continue
 		}
-		if s.silent += passed; s.silent >= 4*r.lease {
+		s.silent += passed
+		if s.silent >= r.lease {
+			s.alive = false
+		}
+		if n == 0 && s.silent >= 2*r.lease {
 			delete(r.seen, m)
 		}
 	}
 	for m, n := range counts {
 		if m != r.self && r.seen[m] == nil {
-			r.seen[m] = &sighting{count: n}
+			r.seen[m] = &sighting{count: n, alive: n > 0}
 		}
 	}
+}
+
+// forgotten returns the members that nobody needs to see in the hash any more.
+// One that died stays for a while, so that all notice by its silence: one that is
+// just not there must be waited for again.
+func (r *roster) forgotten() []string {
+	var out []string
+	for m, s := range r.seen {
+		if s.count != 0 && s.silent >= 3*r.lease {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // mention takes note of a member that an owner key names.
@@ -99,7 +123,7 @@ func (r *roster) living(leaving bool) []string {
 		out = append(out, r.self)
 	}
 	for m, s := range r.seen {
-		if s.count > 0 && s.silent < r.lease {
+		if s.alive {
 			out = append(out, m)
 		}
 	}
@@ -145,6 +169,13 @@ func parseOwner(s string) owner {
 func (o owner) String() string { return o.member + " " + strconv.FormatUint(o.gen, 10) }
 
 // mayTake tells whether the member may make itself the owner in the place of o.
-func (r *roster) mayTake(o owner) bool {
-	return o.member == "" || o.member == r.self || r.dead(o.member)
+// before is what the key said at the look before the last.
+func (r *roster) mayTake(o, before owner) bool {
+	if o.member == "" || o.member == r.self {
+		return true
+	}
+	// A member that comes back to life counts, and then changes the key. So where
+	// the key has not changed since before we last looked at the counters, what
+	// they say holds until the key is changed; and then the compare-and-set fails.
+	return o == before && r.dead(o.member)
 }
