@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,11 +87,11 @@ func TestNativeOwnerThatWasStoppedTakesNothing(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	untilStopped(t, cmd.Process.Pid)
 	publishKeyed(t, n, topic, keyed("a", "2"), keyed("b", "3"))
 	s := subscriber(t, n, "g")
 	ch := subscribe(t, s, topic)
-	takeSet(t, ch, "2", "held")
-	take(t, ch, "3")
+	takeSet(t, ch, "2", "3", "held")
 	held := keyed("c", "4")
 	publishKeyed(t, n, topic, held, keyed("c", "5"))
 	m := next(t, ch) // it stays here until the other has looked
@@ -117,4 +118,27 @@ func TestNativeOwnerThatWasStoppedTakesNothing(t *testing.T) {
 	if got["5"] != 1 || got["6"] != 1 {
 		t.Errorf("after the other went on: %v, want 5 and 6 once each", got)
 	}
+}
+
+// untilStopped waits until every thread of a process has stopped: the signal only
+// asks for it, and one that still runs may read and ack what is published next.
+func untilStopped(t *testing.T, pid int) {
+	t.Helper()
+	until(t, func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil {
+			return err
+		}
+		for _, stat := range threads {
+			b, err := os.ReadFile(stat)
+			if err != nil {
+				return err
+			}
+			// The state follows the name, which is in parentheses: proc(5).
+			if _, state, _ := strings.Cut(string(b), ") "); !strings.HasPrefix(state, "T") {
+				return fmt.Errorf("a thread is in state %.1s", state)
+			}
+		}
+		return nil
+	})
 }
